@@ -1,0 +1,14 @@
+package protocol
+
+// Names of HTTP headers that Postern sets. Requests from outside lose every
+// header that begins with HeaderPrefix before anything else happens.
+const (
+	HeaderPrefix     = "Postern-"
+	HeaderEventID    = "Postern-Event-Id"
+	HeaderDeliveryID = "Postern-Delivery-Id"
+	HeaderAttempt    = "Postern-Attempt"
+	HeaderEndpoint   = "Postern-Endpoint"
+	HeaderReceivedAt = "Postern-Received-At" // RFC 3339 with nanoseconds, UTC
+	HeaderVerified   = "Postern-Verified"    // "true" or "false"
+	HeaderRequestID  = "Postern-Request-Id"  // on every request to the app and every error answer
+)

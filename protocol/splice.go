@@ -1,0 +1,177 @@
+package protocol
+
+import (
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Copy buffers start small, because most streams are quiet most of the time,
+// and grow while a read fills them.
+const (
+	smallCopy = 4 << 10
+	largeCopy = 64 << 10
+)
+
+var (
+	smallCopies = sync.Pool{New: func() any { return new([smallCopy]byte) }}
+	largeCopies = sync.Pool{New: func() any { return new([largeCopy]byte) }}
+)
+
+func lendCopyBuffer(size int) []byte {
+	if size <= smallCopy {
+		return smallCopies.Get().(*[smallCopy]byte)[:]
+	}
+	return largeCopies.Get().(*[largeCopy]byte)[:]
+}
+
+func returnCopyBuffer(b []byte) {
+	if cap(b) >= largeCopy {
+		largeCopies.Put((*[largeCopy]byte)(b[:largeCopy]))
+		return
+	}
+	smallCopies.Put((*[smallCopy]byte)(b[:smallCopy]))
+}
+
+// CopyError says which end of a copy failed.
+type CopyError struct {
+	Read bool // the source failed; false: the destination did
+	Err  error
+}
+
+func (e *CopyError) Error() string { return e.Err.Error() }
+func (e *CopyError) Unwrap() error { return e.Err }
+
+// Copy moves bytes from src to dst as they come until src ends (nil) or an end
+// fails (*CopyError). moved, when not nil, is advanced by every chunk.
+func Copy(dst io.Writer, src io.Reader, moved *atomic.Int64) error {
+	buf := lendCopyBuffer(smallCopy)
+	defer func() { returnCopyBuffer(buf) }()
+	for short := 0; ; {
+		n, err := src.Read(buf)
+		if n > 0 {
+			if _, werr := dst.Write(buf[:n]); werr != nil {
+				return &CopyError{Err: werr}
+			}
+			if moved != nil {
+				moved.Add(int64(n))
+			}
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return &CopyError{Read: true, Err: err}
+		}
+		buf, short = resizeCopy(buf, n, short)
+	}
+}
+
+// resizeCopy picks the buffer for the next read: the large one after a full
+// read, the small one after several that hardly used the large one.
+func resizeCopy(buf []byte, n, short int) ([]byte, int) {
+	switch {
+	case len(buf) == smallCopy && n == smallCopy:
+		returnCopyBuffer(buf)
+		return lendCopyBuffer(largeCopy), 0
+	case len(buf) == largeCopy && n <= smallCopy/2:
+		if short++; short < 4 {
+			return buf, short
+		}
+		returnCopyBuffer(buf)
+		return lendCopyBuffer(smallCopy), 0
+	}
+	return buf, 0
+}
+
+// abortWait is how long the peer may read what came before a cut.
+const abortWait = time.Second
+
+// Splice joins a stream and the connection behind it until both directions have
+// ended, and closes both.
+//
+//	stream → conn   end: conn.CloseWrite         stream reset: conn is cut
+//	conn → stream   end: stream.CloseWrite       conn cut: stream is reset
+//	conn takes no more bytes: the other direction goes on, because an answer may
+//	be on its way already; what the stream still brings is thrown away
+//
+// It returns the bytes moved to and from conn.
+func Splice(s *Stream, conn net.Conn) (to, from int64) {
+	var sent, received atomic.Int64
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		spliceToConn(s, conn, &sent)
+	}()
+	spliceToStream(s, conn, &received, done)
+	<-done
+	conn.Close()
+	s.Close()
+	return sent.Load(), received.Load()
+}
+
+// spliceToConn moves the stream's bytes to conn.
+func spliceToConn(s *Stream, conn net.Conn, moved *atomic.Int64) {
+	err := Copy(conn, s, moved)
+	var failed *CopyError
+	switch {
+	case err == nil:
+		closeWrite(conn)
+	case errors.As(err, &failed) && !failed.Read:
+		s.discard()
+	default:
+		// The opener has gone: whatever is behind conn shall notice, also when
+		// it would take a half-close for a pause.
+		cut(conn)
+	}
+}
+
+// spliceToStream moves conn's bytes to the stream.
+func spliceToStream(s *Stream, conn net.Conn, moved *atomic.Int64, done <-chan struct{}) {
+	err := Copy(s, conn, moved)
+	var failed *CopyError
+	switch {
+	case err == nil:
+		s.CloseWrite()
+	case errors.As(err, &failed) && !failed.Read:
+		conn.Close() // the stream is over; unblocks spliceToConn
+	case errors.Is(err, net.ErrClosed):
+		// spliceToConn cut it
+	default:
+		s.resetAfterRead(done)
+	}
+}
+
+// resetAfterRead resets the stream once the peer had time to read what came
+// before: a reset overtakes unread bytes, and they may be a complete answer. A
+// peer that needs no more closes first, which ends the other direction.
+func (s *Stream) resetAfterRead(done <-chan struct{}) {
+	timer := time.NewTimer(abortWait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-done:
+	}
+	s.Reset(CodeReset)
+}
+
+// closeWrite ends the direction towards conn, or conn when it has none.
+func closeWrite(conn net.Conn) {
+	if half, ok := conn.(interface{ CloseWrite() error }); ok {
+		half.CloseWrite()
+		return
+	}
+	conn.Close()
+}
+
+// cut closes conn so that its other end sees an abort and not an end, where
+// that can be told (TCP: RST instead of FIN).
+func cut(conn net.Conn) {
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		tcp.SetLinger(0)
+	}
+	conn.Close()
+}

@@ -1,0 +1,232 @@
+package protocol
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/libp2p/go-yamux/v5"
+)
+
+// chunk is the most one frame carries, so that streams take turns: a short
+// answer waits for a few chunks of a bulk transfer, never for a whole window.
+const chunk = 32 << 10
+
+// Stream is one logical connection inside a Session, a net.Conn. One goroutine
+// may read while another writes; Close, Reset and the deadlines are for anybody.
+//
+// The side that opened it may write at once. Its first Read waits for the Reply;
+// a refusal is returned from Read, and from later Writes, as an *Error with
+// Unsent set.
+type Stream struct {
+	y    *yamux.Stream
+	sess *Session
+	open Open
+
+	wmu   sync.Mutex
+	first []byte // guarded by wmu; the Open that goes in front of the first bytes
+
+	// Opener only; owned by the reader.
+	replied  bool
+	replyErr error
+
+	refused atomic.Pointer[Error] // what replyErr was, for Write
+}
+
+// Kind is what the stream is for.
+func (s *Stream) Kind() Kind { return s.open.Kind }
+
+// Open is the message that started the stream.
+func (s *Stream) Open() Open { return s.open }
+
+// Session is the session the stream belongs to.
+func (s *Stream) Session() *Session { return s.sess }
+
+// Read implements net.Conn. A reset is an *Error, io.EOF is the peer's
+// CloseWrite and nothing else.
+func (s *Stream) Read(p []byte) (int, error) {
+	if !s.replied {
+		if err := s.flushOpen(); err != nil {
+			return 0, err
+		}
+		if err := s.readReply(); err != nil {
+			return 0, err
+		}
+	}
+	n, err := s.y.Read(p)
+	if err != nil && err != io.EOF {
+		err = s.wrap(err)
+	}
+	return n, err
+}
+
+// AwaitReply waits for the peer's Reply. Use it where the answer matters before
+// the first byte is written; it takes the reader's place.
+func (s *Stream) AwaitReply(ctx context.Context) error {
+	if s.replied {
+		return s.replyErr
+	}
+	if err := s.flushOpen(); err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { s.Reset(CodeCanceled) })
+	defer stop()
+	err := s.readReply()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+// readReply reads the Reply that precedes the peer's bytes.
+func (s *Stream) readReply() error {
+	if s.replyErr != nil {
+		return s.replyErr
+	}
+	body, err := readFrame(s.y, nil)
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, yamux.ErrTimeout):
+		return s.wrap(err) // the caller may extend the deadline and come back: nothing was consumed
+	case err == io.EOF, err == io.ErrUnexpectedEOF:
+		s.replyErr = Errorf(CodeReset, "stream ended before its reply")
+	case err != nil:
+		s.replyErr = s.wrap(err)
+	default:
+		s.replyErr = DecodeReply(body)
+	}
+	if s.replyErr == nil {
+		s.replied = true
+		return nil
+	}
+	var e *Error
+	if errors.As(s.replyErr, &e) {
+		s.refused.Store(e)
+	}
+	return s.replyErr
+}
+
+// Write implements net.Conn. It returns once the bytes are queued; what is
+// queued counts against the peer's window.
+func (s *Stream) Write(p []byte) (int, error) {
+	s.wmu.Lock()
+	defer s.wmu.Unlock()
+	if s.first == nil {
+		n, err := s.y.Write(p)
+		return n, s.writeError(err)
+	}
+	both := append(s.first, p...)
+	opening := len(s.first)
+	s.first = nil
+	n, err := s.y.Write(both)
+	return max(0, n-opening), s.writeError(err)
+}
+
+// flushOpen sends the Open by itself when the reader comes first.
+func (s *Stream) flushOpen() error {
+	s.wmu.Lock()
+	defer s.wmu.Unlock()
+	if s.first == nil {
+		return nil
+	}
+	first := s.first
+	s.first = nil
+	_, err := s.y.Write(first)
+	return s.writeError(err)
+}
+
+func (s *Stream) writeError(err error) error {
+	if err == nil {
+		return nil
+	}
+	if refused := s.refused.Load(); refused != nil {
+		return refused
+	}
+	return s.wrap(err)
+}
+
+// wrap turns the multiplexer's errors into ours. Timeouts stay net.Errors.
+func (s *Stream) wrap(err error) error {
+	if errors.Is(err, yamux.ErrTimeout) {
+		return os.ErrDeadlineExceeded
+	}
+	var reset *yamux.StreamError
+	switch {
+	case errors.As(err, &reset) && reset.Remote:
+		return &Error{Code: codeFromNumber(reset.ErrorCode), Message: "stream reset by the peer"}
+	case errors.As(err, &reset):
+		return net.ErrClosed
+	case errors.Is(err, yamux.ErrStreamClosed):
+		return net.ErrClosed
+	}
+	return &Error{Code: CodeReset, Message: "tunnel lost", Err: s.sess.lostErr(err)}
+}
+
+// CloseWrite ends our direction; the peer reads io.EOF after the last byte.
+func (s *Stream) CloseWrite() error {
+	if err := s.flushOpen(); err != nil {
+		return err
+	}
+	return s.writeError(s.y.CloseWrite())
+}
+
+// Close ends both directions. When both have already ended cleanly nothing is
+// sent; otherwise the peer's reads and writes fail with CodeCanceled.
+func (s *Stream) Close() error { return s.Reset(CodeCanceled) }
+
+// Reset aborts both directions: what the peer has not read yet is lost, and its
+// reads and writes fail with code.
+func (s *Stream) Reset(code Code) error { return s.y.ResetWithError(code.number()) }
+
+// ID is the stream's number in the session, for logs.
+func (s *Stream) ID() uint32 { return s.y.StreamID() }
+
+func (s *Stream) LocalAddr() net.Addr                { return s.sess.conn.LocalAddr() }
+func (s *Stream) RemoteAddr() net.Addr               { return s.sess.conn.RemoteAddr() }
+func (s *Stream) SetDeadline(t time.Time) error      { return s.y.SetDeadline(t) }
+func (s *Stream) SetReadDeadline(t time.Time) error  { return s.y.SetReadDeadline(t) }
+func (s *Stream) SetWriteDeadline(t time.Time) error { return s.y.SetWriteDeadline(t) }
+
+// Accept says yes to the opener. The side that was given the stream calls
+// Accept or Refuse once, before it writes anything.
+func (s *Stream) Accept() error {
+	_, err := s.y.Write([]byte{0, 0})
+	return s.writeError(err)
+}
+
+// Refuse says no, with the reason, and ends the stream. It waits, for at most
+// refuseWait, until the opener has seen the reason: a reset at once would
+// overtake it.
+func (s *Stream) Refuse(code Code, message string) error {
+	msg, err := appendFrame(nil, Reply{Code: code, Message: message})
+	if err != nil {
+		return err
+	}
+	s.y.SetDeadline(time.Now().Add(refuseWait))
+	if _, err = s.y.Write(msg); err == nil {
+		err = s.y.CloseWrite()
+	}
+	if err == nil {
+		s.discard()
+	}
+	s.Reset(code)
+	return s.writeError(err)
+}
+
+const refuseWait = 10 * time.Second
+
+// discard reads until the opener stops, the stream is reset or its read
+// deadline passes.
+func (s *Stream) discard() {
+	buf := lendCopyBuffer(smallCopy)
+	defer returnCopyBuffer(buf)
+	for {
+		if _, err := s.y.Read(buf); err != nil {
+			return
+		}
+	}
+}
