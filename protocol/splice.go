@@ -100,48 +100,57 @@ const abortWait = time.Second
 //
 // It returns the bytes moved to and from conn.
 func Splice(s *Stream, conn net.Conn) (to, from int64) {
-	var sent, received atomic.Int64
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		spliceToConn(s, conn, &sent)
-	}()
-	spliceToStream(s, conn, &received, done)
-	<-done
+	sp := &splice{stream: s, conn: conn, done: make(chan struct{})}
+	go sp.toConn()
+	sp.toStream()
+	<-sp.done
 	conn.Close()
 	s.Close()
-	return sent.Load(), received.Load()
+	return sp.sent.Load(), sp.received.Load()
 }
 
-// spliceToConn moves the stream's bytes to conn.
-func spliceToConn(s *Stream, conn net.Conn, moved *atomic.Int64) {
-	err := Copy(conn, s, moved)
+// splice is one Splice under way.
+type splice struct {
+	stream         *Stream
+	conn           net.Conn
+	sent, received atomic.Int64
+	broken         atomic.Bool   // conn refused bytes
+	done           chan struct{} // closed when toConn has returned
+}
+
+// toConn moves the stream's bytes to conn.
+func (sp *splice) toConn() {
+	defer close(sp.done)
+	err := Copy(sp.conn, sp.stream, &sp.sent)
 	var failed *CopyError
 	switch {
 	case err == nil:
-		closeWrite(conn)
+		closeWrite(sp.conn)
 	case errors.As(err, &failed) && !failed.Read:
-		s.discard()
+		sp.broken.Store(true)
+		sp.stream.discard()
 	default:
 		// The opener has gone: whatever is behind conn shall notice, also when
 		// it would take a half-close for a pause.
-		cut(conn)
+		cut(sp.conn)
 	}
 }
 
-// spliceToStream moves conn's bytes to the stream.
-func spliceToStream(s *Stream, conn net.Conn, moved *atomic.Int64, done <-chan struct{}) {
-	err := Copy(s, conn, moved)
+// toStream moves conn's bytes to the stream.
+func (sp *splice) toStream() {
+	err := Copy(sp.stream, sp.conn, &sp.received)
 	var failed *CopyError
 	switch {
-	case err == nil:
-		s.CloseWrite()
+	case err == nil && !sp.broken.Load():
+		sp.stream.CloseWrite()
 	case errors.As(err, &failed) && !failed.Read:
-		conn.Close() // the stream is over; unblocks spliceToConn
+		sp.conn.Close() // the stream is over; unblocks toConn
 	case errors.Is(err, net.ErrClosed):
-		// spliceToConn cut it
+		// toConn cut it
 	default:
-		s.resetAfterRead(done)
+		// Also an end after broken: the kernel reports a reset once, and when the
+		// writer has had it the reader is told of an end that was none.
+		sp.stream.resetAfterRead(sp.done)
 	}
 }
 

@@ -1,6 +1,7 @@
 package protocol
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -34,8 +35,27 @@ type Stream struct {
 	// Opener only; owned by the reader.
 	replied  bool
 	replyErr error
+	part     []byte // of the Reply, what came before a read deadline passed
 
-	refused atomic.Pointer[Error] // what replyErr was, for Write
+	refused  atomic.Pointer[Error] // what replyErr was, for Write
+	accepted atomic.Bool           // replied, for everybody else
+}
+
+// Accepted reports whether the peer has accepted the stream, as far as the
+// reader has seen: from then on bytes may have reached what is behind it.
+func (s *Stream) Accepted() bool { return s.accepted.Load() }
+
+// Fresh reports whether an idle stream can still be used: nothing has arrived
+// on it that nobody asked for, and the peer has not ended it. It takes the
+// reader's place for a moment and clears the read deadline.
+func (s *Stream) Fresh() bool {
+	s.y.SetReadDeadline(time.Unix(1, 0))
+	n, err := s.y.Read(make([]byte, 1))
+	if n > 0 || !errors.Is(err, yamux.ErrTimeout) {
+		return false
+	}
+	s.y.SetReadDeadline(time.Time{})
+	return true
 }
 
 // Kind is what the stream is for.
@@ -88,10 +108,12 @@ func (s *Stream) readReply() error {
 	if s.replyErr != nil {
 		return s.replyErr
 	}
-	body, err := readFrame(s.y, nil)
+	var seen bytes.Buffer
+	body, err := readFrame(io.MultiReader(bytes.NewReader(s.part), io.TeeReader(s.y, &seen)), nil)
 	switch {
-	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, yamux.ErrTimeout):
-		return s.wrap(err) // the caller may extend the deadline and come back: nothing was consumed
+	case errors.Is(err, yamux.ErrTimeout):
+		s.part = append(s.part, seen.Bytes()...)
+		return s.wrap(err) // the caller may extend the deadline and come back
 	case err == io.EOF, err == io.ErrUnexpectedEOF:
 		s.replyErr = Errorf(CodeReset, "stream ended before its reply")
 	case err != nil:
@@ -101,6 +123,7 @@ func (s *Stream) readReply() error {
 	}
 	if s.replyErr == nil {
 		s.replied = true
+		s.accepted.Store(true)
 		return nil
 	}
 	var e *Error
@@ -119,24 +142,39 @@ func (s *Stream) Write(p []byte) (int, error) {
 		n, err := s.y.Write(p)
 		return n, s.writeError(err)
 	}
-	both := append(s.first, p...)
-	opening := len(s.first)
-	s.first = nil
-	n, err := s.y.Write(both)
-	return max(0, n-opening), s.writeError(err)
+	return s.writeFirstLocked(p)
 }
 
-// flushOpen sends the Open by itself when the reader comes first.
+// writeFirstLocked sends the Open and p in one frame. What a deadline keeps
+// back of the Open stays in front of the next write.
+func (s *Stream) writeFirstLocked(p []byte) (int, error) {
+	opening := len(s.first)
+	n, err := s.y.Write(append(s.first, p...))
+	if n < opening {
+		s.first = s.first[n:]
+		return 0, s.writeError(err)
+	}
+	s.first = nil
+	return n - opening, s.writeError(err)
+}
+
+// flushOpen sends the Open by itself when the reader comes first. It does not
+// wait for a writer: that one sends the Open, and may be stuck behind it on a
+// full window until the peer's answer, which is ours to read, ends the stream.
 func (s *Stream) flushOpen() error {
-	s.wmu.Lock()
+	if !s.wmu.TryLock() {
+		return nil
+	}
 	defer s.wmu.Unlock()
+	return s.flushOpenLocked()
+}
+
+func (s *Stream) flushOpenLocked() error {
 	if s.first == nil {
 		return nil
 	}
-	first := s.first
-	s.first = nil
-	_, err := s.y.Write(first)
-	return s.writeError(err)
+	_, err := s.writeFirstLocked(nil)
+	return err
 }
 
 func (s *Stream) writeError(err error) error {
@@ -168,7 +206,9 @@ func (s *Stream) wrap(err error) error {
 
 // CloseWrite ends our direction; the peer reads io.EOF after the last byte.
 func (s *Stream) CloseWrite() error {
-	if err := s.flushOpen(); err != nil {
+	s.wmu.Lock()
+	defer s.wmu.Unlock()
+	if err := s.flushOpenLocked(); err != nil {
 		return err
 	}
 	return s.writeError(s.y.CloseWrite())
@@ -202,8 +242,9 @@ func (s *Stream) Accept() error {
 // refuseWait, until the opener has seen the reason: a reset at once would
 // overtake it.
 func (s *Stream) Refuse(code Code, message string) error {
-	msg, err := appendFrame(nil, Reply{Code: code, Message: message})
+	msg, err := appendFrame(nil, Reply{Code: code, Message: clip(message)})
 	if err != nil {
+		s.Reset(code)
 		return err
 	}
 	s.y.SetDeadline(time.Now().Add(refuseWait))

@@ -60,6 +60,7 @@ func (c Code) Status() int {
 // set, is the cause: it goes to the log and never into an answer.
 type Error struct {
 	Code    Code
+	Reason  string // machine-readable detail of Code, "" when there is none: token_expired, ...
 	Message string // one plain sentence for the caller
 	Err     error
 }

@@ -41,3 +41,6 @@ func newID(prefix string, now time.Time) string {
 // NewRequestID makes the id that every answer and log line of one request
 // carries.
 func NewRequestID(now time.Time) string { return newID("req_", now) }
+
+// NewSessionID names one agent's session in logs on both sides.
+func NewSessionID(now time.Time) string { return newID("ses_", now) }

@@ -1,0 +1,153 @@
+package tunnel
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/posternhq/postern/protocol"
+	"github.com/posternhq/postern/relay"
+)
+
+// ServerConfig is what a Server needs. Registry and Authorize are required.
+type ServerConfig struct {
+	Registry *Registry
+	// Authorize checks the request's token and returns whose tunnel it is. Its
+	// *relay.Error is the answer.
+	Authorize func(*http.Request) (relay.Principal, error)
+	// Known is told about the app before its first tunnel counts, so that the
+	// app stays known when it is gone. Nil: nobody is.
+	Known func(context.Context, relay.AppID) error
+	// Stream serves what agents open towards the relay. Nil: refused.
+	Stream func(context.Context, *Tunnel, *protocol.Stream)
+
+	Node      string
+	Heartbeat time.Duration // default protocol.DefaultHeartbeat
+	MaxWindow int           // see protocol.Config
+	Logger    *slog.Logger  // default: discard
+}
+
+// Server accepts agents. It is the http.Handler of protocol.TunnelPath.
+type Server struct {
+	cfg      ServerConfig
+	ctx      context.Context // ends with Close
+	cancel   context.CancelFunc
+	sessions atomic.Int64 // counts, for session names and slots
+
+	mu      sync.Mutex
+	closed  bool           // guarded by mu; no session is started any more
+	running sync.WaitGroup // Add under mu while not closed
+}
+
+// NewServer makes a Server; Close ends it.
+func NewServer(cfg ServerConfig) *Server {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	cfg.Heartbeat = cmp.Or(cfg.Heartbeat, protocol.DefaultHeartbeat)
+	s := &Server{cfg: cfg}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	return s
+}
+
+// Slots spread the agents that lose their relay without warning: agent n waits
+// n times slotStep, within slotSpread.
+const (
+	slotStep   = 2 * time.Millisecond
+	slotSpread = 500 * time.Millisecond
+)
+
+// ServeHTTP takes one agent's upgrade request over. It returns once the session
+// is running, so that an idle tunnel does not hold the request's memory.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	id := relay.NewRequestID(time.Now())
+	who, err := s.cfg.Authorize(r)
+	if err == nil && s.cfg.Known != nil {
+		if err = s.cfg.Known(r.Context(), who.App); err != nil {
+			err = &relay.Error{Code: relay.Unavailable, Message: "the relay's store does not answer", Err: err}
+		}
+	}
+	if err == nil && !s.start() {
+		err = relay.Errorf(relay.Draining, "the relay is stopping; try again")
+	}
+	if err != nil {
+		s.cfg.Logger.Warn("tunnel refused", "request_id", id, "remote", r.RemoteAddr, "err", err)
+		relay.WriteError(w, id, err)
+		return
+	}
+	sess, err := protocol.Accept(w, r, protocol.AcceptConfig{
+		Config: protocol.Config{
+			Budget: s.cfg.Registry.budgetOf(who.App), MaxWindow: s.cfg.MaxWindow, Logger: s.cfg.Logger,
+		},
+		Welcome: s.welcome,
+	})
+	if err != nil {
+		s.running.Done()
+		s.cfg.Logger.Warn("tunnel handshake failed", "request_id", id, "app", who.App, "remote", r.RemoteAddr, "err", err)
+		return
+	}
+	go s.run(sess, who)
+}
+
+// start counts a session as running; false when the server is closed.
+func (s *Server) start() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed {
+		s.running.Add(1)
+	}
+	return !s.closed
+}
+
+func (s *Server) welcome(protocol.Hello) (protocol.Welcome, error) {
+	n := s.sessions.Add(1)
+	slot := time.Duration(n) * slotStep % slotSpread
+	return protocol.Welcome{
+		Session: relay.NewSessionID(time.Now()), Node: s.cfg.Node,
+		HeartbeatMS: s.cfg.Heartbeat.Milliseconds(), SlotMS: slot.Milliseconds(),
+	}, nil
+}
+
+// run is one tunnel's life.
+func (s *Server) run(sess *protocol.Session, who relay.Principal) {
+	defer s.running.Done()
+	t := &Tunnel{app: who.App, token: who.Token, sess: sess, since: time.Now()}
+	log := s.cfg.Logger.With("app", t.app, "instance", t.Instance(), "session", sess.Welcome().Session)
+	if !s.cfg.Registry.add(t) {
+		sess.Close(protocol.CodeShutdown, "the relay is stopping")
+		return
+	}
+	log.Info("tunnel open", "remote", sess.RemoteAddr().String(), "tunnel", sess.Hello().Tunnel, "agent", sess.Hello().Agent)
+	h := protocol.Handler{
+		Drain: func(d protocol.Drain) {
+			t.advance(draining)
+			log.Info("agent drains", "reason", d.Reason, "grace", d.Grace)
+		},
+	}
+	if s.cfg.Stream != nil {
+		h.Stream = func(ctx context.Context, st *protocol.Stream) { s.cfg.Stream(ctx, t, st) }
+	}
+	err := sess.Run(s.ctx, h)
+	s.cfg.Registry.remove(t)
+	if errors.Is(err, protocol.ErrClosedByPeer) {
+		log.Info("tunnel closed by the agent", "err", err)
+	} else {
+		log.Warn("tunnel lost", "err", err, "after", time.Since(t.since).Round(time.Millisecond))
+	}
+}
+
+// Close ends every session and waits for them. Tell the agents first, see
+// Registry.Drain.
+func (s *Server) Close() {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.cfg.Registry.Close()
+	s.cancel()
+	s.running.Wait()
+}
