@@ -53,6 +53,7 @@ const (
 	MaxTunnels  = 16
 	maxNameLen  = 128 // bytes of every name in a Hello
 	maxListLen  = 32
+	maxURL      = 512
 	minBootID   = 8
 	minInterval = 50 * time.Millisecond
 	maxInterval = 10 * time.Minute
@@ -100,6 +101,10 @@ type Welcome struct {
 	Session  string    `json:"session"`            // names this session in the relay's log
 	Node     string    `json:"node"`               // which relay process this is
 
+	// URL is where the app is reached from outside, for the agent to show. At
+	// most 512 bytes.
+	URL string `json:"url,omitempty"`
+
 	// HeartbeatMS is how often each side pings, give or take a fifth.
 	HeartbeatMS int64 `json:"heartbeat_ms"`
 	// SlotMS is this agent's turn after the connection is lost without a drain:
@@ -115,6 +120,9 @@ func (w *Welcome) validate() error {
 	if w.HeartbeatMS < minInterval.Milliseconds() || w.HeartbeatMS > maxInterval.Milliseconds() {
 		return Errorf(CodeBadMessage, "welcome has a heartbeat of %d ms, expected %d to %d",
 			w.HeartbeatMS, minInterval.Milliseconds(), maxInterval.Milliseconds())
+	}
+	if len(w.URL) > maxURL {
+		return Errorf(CodeBadMessage, "welcome has a URL of %d bytes, at most %d are allowed", len(w.URL), maxURL)
 	}
 	if w.SlotMS < 0 {
 		return Errorf(CodeBadMessage, "welcome has a negative slot")

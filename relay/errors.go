@@ -17,6 +17,7 @@ const (
 	BadSignature Code = "bad_signature" // 401 a webhook's signature does not verify
 	Unauthorized Code = "unauthorized"  // 401 no proof, or a proof that does not hold
 	Forbidden    Code = "forbidden"     // 403 a valid proof that does not reach this far
+	BadMethod    Code = "bad_method"    // 405 the resource does not take this method
 	Conflict     Code = "conflict"      // 409 the record changed under the caller
 	TooLarge     Code = "too_large"     // 413 a body over its limit
 	RateLimited  Code = "rate_limited"  // 429 a limit of this app or endpoint
@@ -40,6 +41,8 @@ func (c Code) Status() int {
 		return http.StatusUnauthorized
 	case Forbidden:
 		return http.StatusForbidden
+	case BadMethod:
+		return http.StatusMethodNotAllowed
 	case Conflict:
 		return http.StatusConflict
 	case TooLarge:

@@ -61,9 +61,9 @@ func checkHead(req *http.Request) error {
 
 // writeHead writes the request line and the header (RFC 9112, section 2.1).
 func writeHead(w *bufio.Writer, req *http.Request, f framing) error {
-	uri := req.URL.RequestURI()
-	if req.Method == http.MethodOptions && req.URL.Path == "*" {
-		uri = "*"
+	uri := req.URL.Opaque // the client's own spelling, where there is one
+	if uri == "" {
+		uri = req.URL.RequestURI()
 	}
 	if strings.ContainsAny(uri, " \r\n\t") {
 		return relay.Errorf(relay.Invalid, "request with an invalid target")

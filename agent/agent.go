@@ -1,0 +1,256 @@
+// Package agent is the program beside the app: it dials the relay, keeps several
+// tunnels open whatever the network does, and hands what comes through them to
+// the app.
+//
+//	Agent.Run
+//	  keep (one goroutine per tunnel number)
+//	    connect → protocol.Dial          on failure: full jitter, slower the longer it lasts
+//	    serve   → Session.Run            forward.Serve for each stream
+//	    …until it ends, is suspected dead, or the relay drains: connect again,
+//	    the old session goes on beside the new one until it ends by itself
+//	Agent.Drain   tell the relay; it sends nothing new
+//	Agent.Close   after the app has finished: the tunnel goes last
+//
+// It never ends the app: a relay that cannot be reached, a token that was
+// revoked, a network that is broken are lines in the log.
+package agent
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/posternhq/postern/agent/forward"
+	"github.com/posternhq/postern/protocol"
+)
+
+// DefaultTunnels is how many sessions an agent holds: one lost packet, or one
+// large transfer, does not stall the rest.
+const DefaultTunnels = 2
+
+// Config is what an Agent needs. Relay, Token and Target are required.
+type Config struct {
+	Relay   string // the relay's URL
+	Token   string
+	Target  string         // the app, host:port
+	Hello   protocol.Hello // who we are; Tunnel and Tunnels are filled in here
+	Tunnels int            // default DefaultTunnels, at most protocol.MaxTunnels
+	Env     func(string) string
+	TLS     *tls.Config  // default: the system's roots
+	Logger  *slog.Logger // default: discard
+}
+
+// Agent keeps the tunnels of one app instance.
+type Agent struct {
+	cfg     Config
+	forward *forward.Forwarder
+	log     *slog.Logger
+	ready   chan struct{} // closed when the first tunnel is open
+	once    sync.Once     // closes ready
+
+	mu       sync.Mutex
+	sessions map[*protocol.Session]bool // guarded by mu; the running ones
+	welcome  protocol.Welcome           // guarded by mu; the latest
+	stopping bool                       // guarded by mu; Drain or Close was called
+	stop     chan struct{}              // closed when stopping is set
+}
+
+// New makes an Agent that does nothing until Run.
+func New(cfg Config) *Agent {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	cfg.Tunnels = min(cmp.Or(cfg.Tunnels, DefaultTunnels), protocol.MaxTunnels)
+	return &Agent{
+		cfg: cfg, log: cfg.Logger,
+		forward:  forward.New(cfg.Target, cfg.Logger),
+		ready:    make(chan struct{}),
+		sessions: map[*protocol.Session]bool{},
+		stop:     make(chan struct{}),
+	}
+}
+
+// Ready is closed when the first tunnel is open.
+func (a *Agent) Ready() <-chan struct{} { return a.ready }
+
+// URL is where the relay says the app is reached, "" before Ready.
+func (a *Agent) URL() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.welcome.URL
+}
+
+// ErrGivenUp is what Run returns when the relay said that this token will never
+// be good again.
+var ErrGivenUp = errors.New("the relay will not accept this token again")
+
+// Run keeps the tunnels until ctx ends, Close is called (nil), or the token is
+// refused for good (ErrGivenUp). Everything it started is gone when it returns.
+func (a *Agent) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	errs := make(chan error, a.cfg.Tunnels)
+	var keeping sync.WaitGroup
+	for n := range a.cfg.Tunnels {
+		keeping.Go(func() {
+			if err := a.keep(ctx, n); err != nil {
+				errs <- err
+				cancel() // the token is the same for all
+			}
+		})
+	}
+	keeping.Wait()
+	select {
+	case err := <-errs:
+		return err
+	default:
+		return nil
+	}
+}
+
+// keep holds tunnel n open. It returns an error only when it will never be
+// again; otherwise when ctx ends or the agent stops, after its sessions have.
+func (a *Agent) keep(ctx context.Context, n int) error {
+	var running sync.WaitGroup
+	defer running.Wait()
+	for {
+		sess, err := a.connect(ctx, n)
+		if err != nil {
+			return err
+		}
+		if sess == nil {
+			return nil
+		}
+		next := make(chan time.Duration, 1)
+		running.Go(func() { a.serve(ctx, sess, next) })
+		select {
+		case wait := <-next:
+			if !a.pause(ctx, wait) {
+				return nil
+			}
+		case <-a.stop:
+			return nil
+		}
+	}
+}
+
+// serve runs one session. It asks for the next one, once, on next: with how long
+// to wait first.
+func (a *Agent) serve(ctx context.Context, sess *protocol.Session, next chan<- time.Duration) {
+	welcome := sess.Welcome()
+	log := a.log.With("session", welcome.Session, "tunnel", sess.Hello().Tunnel)
+	if !a.add(sess) {
+		sess.Close(protocol.CodeShutdown, "agent stopped")
+		return
+	}
+	defer a.remove(sess)
+	ask := func(wait time.Duration) {
+		select {
+		case next <- wait:
+		default: // asked already
+		}
+	}
+	log.Info("tunnel open", "relay", welcome.Node)
+	err := sess.Run(ctx, protocol.Handler{
+		Stream: a.forward.Serve,
+		Drain: func(d protocol.Drain) {
+			log.Info("relay drains", "reason", d.Reason, "reconnect", d.Reconnect)
+			ask(d.Reconnect)
+		},
+		Suspect: func() {
+			log.Warn("relay is silent, opening another tunnel beside this one")
+			ask(0)
+		},
+	})
+	if a.isStopping() || ctx.Err() != nil {
+		log.Info("tunnel closed")
+		return
+	}
+	log.Warn("tunnel lost", "err", err)
+	ask(time.Duration(welcome.SlotMS) * time.Millisecond)
+}
+
+// add counts s as running; false when the agent stops: Drain and Close would not
+// know of it.
+func (a *Agent) add(s *protocol.Session) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.stopping {
+		return false
+	}
+	a.sessions[s] = true
+	a.welcome = s.Welcome()
+	a.once.Do(func() { close(a.ready) })
+	return true
+}
+
+func (a *Agent) remove(s *protocol.Session) {
+	a.mu.Lock()
+	delete(a.sessions, s)
+	a.mu.Unlock()
+}
+
+func (a *Agent) isStopping() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.stopping
+}
+
+// running is a copy of the running sessions; with stop, no new ones follow.
+func (a *Agent) running(stop bool) []*protocol.Session {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if stop && !a.stopping {
+		a.stopping = true
+		close(a.stop)
+	}
+	var all []*protocol.Session
+	for s := range a.sessions {
+		all = append(all, s)
+	}
+	return all
+}
+
+// Drain tells the relay that this agent is going to stop and waits until it has
+// promised to send nothing new on any tunnel, or ctx ends. What is in flight
+// goes on, for grace at most as far as the relay knows. No new tunnels are
+// opened after it.
+func (a *Agent) Drain(ctx context.Context, reason string, grace time.Duration) error {
+	var told sync.WaitGroup
+	var mu sync.Mutex
+	var first error
+	for _, s := range a.running(true) {
+		told.Go(func() {
+			if err := s.Drain(ctx, protocol.Drain{Reason: reason, Grace: grace}); err != nil {
+				mu.Lock()
+				first = cmp.Or(first, err)
+				mu.Unlock()
+			}
+		})
+	}
+	told.Wait()
+	return first
+}
+
+// WaitIdle waits until nothing is in flight, or ctx ends.
+func (a *Agent) WaitIdle(ctx context.Context) error {
+	for _, s := range a.running(false) {
+		if err := s.WaitIdle(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Close ends all tunnels; Run returns.
+func (a *Agent) Close() {
+	var closing sync.WaitGroup
+	for _, s := range a.running(true) {
+		closing.Go(func() { s.Close(protocol.CodeShutdown, "agent stopped") })
+	}
+	closing.Wait()
+}

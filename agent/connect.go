@@ -1,0 +1,92 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/posternhq/postern/protocol"
+)
+
+// backoff is how long to wait between attempts: full jitter (a uniform draw
+// below a growing bound), so that many agents do not come back in step. The
+// bound starts small, because a relay that restarts is back within seconds, and
+// is allowed to grow with the time it has been away.
+func backoff(attempt int, away time.Duration, random float64) time.Duration {
+	const base = 100 * time.Millisecond
+	limit := time.Second
+	switch {
+	case away > 10*time.Minute:
+		limit = 30 * time.Second
+	case away > time.Minute:
+		limit = 5 * time.Second
+	}
+	if grown := base << min(attempt, 12); grown < limit {
+		limit = grown
+	}
+	return time.Duration(random * float64(limit))
+}
+
+// connect dials until there is a session. Nil, nil means that ctx ended or the
+// agent stops; an error means that no attempt will ever succeed.
+func (a *Agent) connect(ctx context.Context, n int) (*protocol.Session, error) {
+	since := time.Now()
+	for attempt := 0; ; attempt++ {
+		sess, err := a.dial(ctx, n)
+		if err == nil {
+			return sess, nil
+		}
+		if ctx.Err() != nil || a.isStopping() {
+			return nil, nil
+		}
+		var refused *protocol.HandshakeError
+		if errors.As(err, &refused) && refused.Permanent() {
+			a.log.Error("the relay refuses this token for good, no more attempts", "err", err)
+			return nil, fmt.Errorf("%w: %w", ErrGivenUp, err)
+		}
+		wait := backoff(attempt, time.Since(since), rand.Float64())
+		// A relay that drains is replaced within seconds: its Retry-After is for
+		// webhook senders.
+		if refused != nil && refused.Reason != "draining" {
+			wait = max(wait, min(refused.RetryAfter, 30*time.Second))
+		}
+		a.logFailure(n, attempt, err, wait)
+		if !a.pause(ctx, wait) {
+			return nil, nil
+		}
+	}
+}
+
+// logFailure says the first failure aloud, and then again each time the number
+// of attempts has doubled: a relay that is away for a day is not a full disk.
+func (a *Agent) logFailure(n, attempt int, err error, wait time.Duration) {
+	if attempt&(attempt+1) == 0 && n == 0 {
+		a.log.Warn("relay not reached, trying again", "err", err, "attempt", attempt+1, "wait", wait.Round(time.Millisecond))
+		return
+	}
+	a.log.Debug("relay not reached, trying again", "err", err, "attempt", attempt+1, "tunnel", n, "wait", wait)
+}
+
+func (a *Agent) dial(ctx context.Context, n int) (*protocol.Session, error) {
+	hello := a.cfg.Hello
+	hello.Tunnel, hello.Tunnels = n, a.cfg.Tunnels
+	return protocol.Dial(ctx, protocol.DialConfig{
+		Config: protocol.Config{Logger: a.log},
+		URL:    a.cfg.Relay, Token: a.cfg.Token, Hello: hello, Env: a.cfg.Env, TLS: a.cfg.TLS,
+	})
+}
+
+// pause waits; false when ctx ended or the agent stops.
+func (a *Agent) pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+	case <-a.stop:
+	}
+	return false
+}

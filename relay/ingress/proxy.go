@@ -1,0 +1,138 @@
+package ingress
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/posternhq/postern/protocol"
+	"github.com/posternhq/postern/relay"
+)
+
+// newProxy is the way from an app's host to the app. Bytes are passed on as they
+// come, both ways; there is no limit on the whole, only on silence.
+func (s *Server) newProxy() http.Handler {
+	p := &httputil.ReverseProxy{
+		Rewrite:       rewrite,
+		Transport:     s.cfg.Apps,
+		FlushInterval: -1,
+		BufferPool:    &bufferPool{},
+		ErrorHandler:  s.proxyError,
+		ErrorLog:      slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer abortLoudly(r)
+		iw := &idleWriter{ResponseWriter: w, control: http.NewResponseController(w), idle: s.cfg.Idle}
+		if r.Body != nil && r.Body != http.NoBody {
+			r.Body = &idleReader{ReadCloser: r.Body, control: iw.control, idle: s.cfg.Idle}
+		}
+		p.ServeHTTP(iw, r)
+	})
+}
+
+// rewrite makes the app's request out of the client's. ReverseProxy has removed
+// the hop-by-hop headers and all forwarding headers by now.
+func rewrite(p *httputil.ProxyRequest) {
+	c := callOf(p.In)
+	p.Out.URL = &url.URL{Scheme: "http", Host: string(c.app.ID), Opaque: target(p.In)}
+	p.Out.Host = p.In.Host
+	p.Out.Trailer = p.In.Trailer // the same map: its values come with the end of the body
+	h := p.Out.Header
+	h["X-Forwarded-For"] = []string{c.forwarded}
+	h["X-Forwarded-Host"] = []string{p.In.Host}
+	h["X-Forwarded-Proto"] = []string{c.proto}
+	h[protocol.HeaderRequestID] = []string{c.id}
+}
+
+// target is the request's path and query as the client spelled them.
+func target(r *http.Request) string {
+	if strings.HasPrefix(r.RequestURI, "/") || r.RequestURI == "*" {
+		return r.RequestURI
+	}
+	return r.URL.RequestURI() // the absolute form: RFC 9112, section 3.2.2
+}
+
+// proxyError answers a request that the app did not.
+func (s *Server) proxyError(w http.ResponseWriter, r *http.Request, err error) {
+	c := callOf(r)
+	if errors.Is(err, context.Canceled) {
+		s.log.Debug("client left", "request_id", c.id, "app", c.app.ID)
+		panic(http.ErrAbortHandler)
+	}
+	s.log.Warn("request failed", "request_id", c.id, "app", c.app.ID, "method", r.Method, "err", err)
+	relay.WriteError(w, c.id, err)
+}
+
+// abortLoudly makes an aborted answer end with a reset: for a client that reads
+// until the end of the connection, an ordinary close would look complete.
+func abortLoudly(r *http.Request) {
+	reason := recover()
+	if reason == nil {
+		return
+	}
+	conn, _ := r.Context().Value(connKey{}).(net.Conn)
+	if secure, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		conn = secure.NetConn()
+	}
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		tcp.SetLinger(0)
+	}
+	panic(reason)
+}
+
+// idleWriter gives every write to the client a deadline of its own.
+type idleWriter struct {
+	http.ResponseWriter
+	control *http.ResponseController
+	idle    time.Duration
+}
+
+func (w *idleWriter) Write(p []byte) (int, error) {
+	w.control.SetWriteDeadline(time.Now().Add(w.idle))
+	return w.ResponseWriter.Write(p)
+}
+
+// FlushError and Unwrap are for http.ResponseController.
+func (w *idleWriter) FlushError() error           { return w.control.Flush() }
+func (w *idleWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// idleReader gives every read of the client's body a deadline of its own, and
+// lifts it at the end: the server goes on reading, to see whether the client
+// leaves.
+type idleReader struct {
+	io.ReadCloser
+	control *http.ResponseController
+	idle    time.Duration
+}
+
+func (b *idleReader) Read(p []byte) (int, error) {
+	b.control.SetReadDeadline(time.Now().Add(b.idle))
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		b.control.SetReadDeadline(time.Time{})
+	}
+	return n, err
+}
+
+// bufferPool lends ReverseProxy its copy buffers.
+type bufferPool struct{ pool sync.Pool }
+
+// copyBuffer is as large as what one read of a busy tunnel brings.
+const copyBuffer = 64 << 10
+
+func (b *bufferPool) Get() []byte {
+	if p, ok := b.pool.Get().(*[copyBuffer]byte); ok {
+		return p[:]
+	}
+	return make([]byte, copyBuffer)
+}
+
+func (b *bufferPool) Put(p []byte) { b.pool.Put((*[copyBuffer]byte)(p)) }

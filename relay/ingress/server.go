@@ -1,0 +1,169 @@
+// Package ingress is the relay's public door: it takes every request from
+// outside, finds out whose it is, and has it answered.
+//
+//	Server.ServeHTTP     who sent it (trusted proxies), which Host, request id
+//	  Host of an app     → access (ranges, password) → proxy → the app's tunnel
+//	  our own Host       → /hooks/<app>/<endpoint> → webhook → the inbox or the app
+//	                     → everything else: Config.Own
+//	  unknown app        → 404
+//
+// It keeps no record and knows no agent: events go to the inbox, bytes to the
+// transport, both handed in.
+//
+// The one rule to know: nothing a client sends is believed before sanitize has
+// run. Postern-* headers are ours alone, and X-Forwarded-* count only when they
+// come from a listed proxy.
+package ingress
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/posternhq/postern/protocol"
+	"github.com/posternhq/postern/relay"
+)
+
+// Directory knows the apps and their endpoints. Its methods are called for every
+// request, from many goroutines.
+type Directory interface {
+	// App finds a known app by id, ByHost one of its own hosts.
+	App(relay.AppID) (relay.App, bool)
+	AppByHost(host string) (relay.App, bool)
+	Endpoint(app relay.AppID, name string) (relay.Endpoint, bool)
+}
+
+// Inbox takes webhooks; see relay/inbox for what the methods promise.
+type Inbox interface {
+	Receive(context.Context, relay.Endpoint, relay.Incoming) (relay.Receipt, error)
+	Check(relay.Endpoint, relay.Incoming) (relay.Verdict, error)
+	Draft(relay.Endpoint, relay.Incoming, relay.Verdict) relay.Lease
+	Request(context.Context, relay.Endpoint, relay.Lease) (*http.Request, error)
+	RecordSync(context.Context, relay.Lease, relay.Attempt) (relay.Receipt, error)
+}
+
+// Config is what a Server needs. Directory, Inbox, Apps, Own and PublicURL are
+// required.
+type Config struct {
+	Directory Directory
+	Inbox     Inbox
+	Apps      http.RoundTripper // the app's id is the host of the URL
+	Own       http.Handler      // our own paths besides the webhooks
+
+	PublicURL      *url.URL
+	AppsDomain     string         // apps are at <app>.<AppsDomain>
+	TrustedProxies []netip.Prefix // whose X-Forwarded-* count
+	// Idle is how long a client may neither take nor give a byte while one is
+	// due. Default 5 min.
+	Idle   time.Duration
+	Logger *slog.Logger // default: discard
+}
+
+// Server is the public http.Handler.
+type Server struct {
+	cfg   Config
+	own   http.Handler
+	proxy http.Handler
+	log   *slog.Logger
+}
+
+// New makes a Server.
+func New(cfg Config) *Server {
+	cfg.Idle = cmp.Or(cfg.Idle, 5*time.Minute)
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	s := &Server{cfg: cfg, log: cfg.Logger}
+	s.proxy = s.newProxy()
+	own := chi.NewRouter()
+	own.HandleFunc("/hooks/{app}/{endpoint}", s.serveWebhook)
+	own.HandleFunc("/hooks/{app}/{endpoint}/*", s.serveWebhook)
+	own.NotFound(cfg.Own.ServeHTTP)
+	own.MethodNotAllowed(cfg.Own.ServeHTTP)
+	s.own = own
+	return s
+}
+
+// ServeHTTP implements http.Handler.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	c := s.sanitize(r)
+	r = r.WithContext(context.WithValue(r.Context(), callKey{}, c))
+	app, owner := s.route(r.Host)
+	switch owner {
+	case ownHost:
+		s.own.ServeHTTP(w, r)
+	case appHost:
+		c.app = app
+		if err := s.checkAccess(r, c); err != nil {
+			refuseAccess(w, c, err)
+			return
+		}
+		s.proxy.ServeHTTP(w, r)
+	default:
+		relay.WriteError(w, c.id, relay.Errorf(relay.NotFound, "there is no app at %s", r.Host))
+	}
+}
+
+// call is what is known of one request besides net/http's view.
+type call struct {
+	id        string
+	received  time.Time
+	remote    netip.Addr // the client, behind trusted proxies; zero when it cannot be read
+	forwarded string     // X-Forwarded-For for the app
+	proto     string     // "http" or "https", as the client spoke it
+	app       relay.App  // of an app's host; zero otherwise
+}
+
+type callKey struct{}
+
+// callOf is the call of a request that came through ServeHTTP.
+func callOf(r *http.Request) *call { return r.Context().Value(callKey{}).(*call) }
+
+// RequestID is the id that ServeHTTP gave r, "" when it did not come through it.
+func RequestID(r *http.Request) string {
+	if c, ok := r.Context().Value(callKey{}).(*call); ok {
+		return c.id
+	}
+	return ""
+}
+
+type connKey struct{}
+
+// ConnContext keeps the client's connection in reach, so that a cut answer can be
+// told from an end; it goes into http.Server.ConnContext.
+func ConnContext(ctx context.Context, conn net.Conn) context.Context {
+	return context.WithValue(ctx, connKey{}, conn)
+}
+
+// sanitize strips what only we may say and finds out who the client is.
+func (s *Server) sanitize(r *http.Request) *call {
+	now := time.Now()
+	c := &call{id: relay.NewRequestID(now), received: now, proto: "http"}
+	if r.TLS != nil {
+		c.proto = "https"
+	}
+	stripOwn(r.Header)
+	peer, _ := netip.ParseAddrPort(r.RemoteAddr)
+	c.remote = peer.Addr().Unmap()
+	c.forwarded = c.remote.String()
+	if s.trusted(c.remote) {
+		s.believe(r, c)
+	}
+	return c
+}
+
+// stripOwn removes every header that begins with Postern-.
+func stripOwn(h http.Header) {
+	for name := range h {
+		if len(name) >= len(protocol.HeaderPrefix) && name[:len(protocol.HeaderPrefix)] == protocol.HeaderPrefix {
+			delete(h, name)
+		}
+	}
+}

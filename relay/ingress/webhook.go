@@ -1,0 +1,226 @@
+package ingress
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httputil"
+	"strings"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/posternhq/postern/protocol"
+	"github.com/posternhq/postern/relay"
+)
+
+// webhookBodyTime is how long a sender may take for the whole body. Providers
+// send from data centres; what is slower is not one of them.
+const webhookBodyTime = time.Minute
+
+// serveWebhook takes /hooks/<app>/<endpoint>[/…].
+func (s *Server) serveWebhook(w http.ResponseWriter, r *http.Request) {
+	c := callOf(r)
+	ep, ok := s.cfg.Directory.Endpoint(relay.AppID(chi.URLParam(r, "app")), chi.URLParam(r, "endpoint"))
+	if !ok {
+		relay.WriteError(w, c.id, relay.Errorf(relay.NotFound, "there is no webhook endpoint at %s", r.URL.Path))
+		return
+	}
+	if ep.Mode != relay.ModeSync && (r.Method == http.MethodGet || r.Method == http.MethodHead || r.Method == http.MethodOptions) {
+		w.Header().Set("Allow", http.MethodPost)
+		relay.WriteError(w, c.id, relay.Errorf(relay.BadMethod, "webhooks are sent with POST"))
+		return
+	}
+	body, err := s.readBody(w, r, ep.MaxBody)
+	if err != nil {
+		s.refuse(w, c, ep, err)
+		return
+	}
+	in := s.incoming(r, c, body)
+	if ep.Mode == relay.ModeSync {
+		s.passToApp(w, r, c, ep, in)
+		return
+	}
+	receipt, err := s.cfg.Inbox.Receive(r.Context(), ep, in)
+	if err != nil {
+		s.refuse(w, c, ep, err)
+		return
+	}
+	s.log.Info("webhook stored", "request_id", c.id, "app", ep.App, "endpoint", ep.Name, "event", receipt.ID, "duplicate", receipt.Duplicate)
+	accepted(w, receipt)
+}
+
+// accepted is the answer for a webhook that is on disk.
+func accepted(w http.ResponseWriter, receipt relay.Receipt) {
+	body, _ := json.Marshal(struct {
+		ID        relay.EventID `json:"id"`
+		Duplicate bool          `json:"duplicate,omitempty"`
+	}{receipt.ID, receipt.Duplicate})
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set(protocol.HeaderEventID, string(receipt.ID))
+	w.WriteHeader(http.StatusAccepted)
+	w.Write(append(body, '\n'))
+}
+
+func (s *Server) refuse(w http.ResponseWriter, c *call, ep relay.Endpoint, err error) {
+	s.log.Warn("webhook refused", "request_id", c.id, "app", ep.App, "endpoint", ep.Name, "err", err)
+	relay.WriteError(w, c.id, err)
+}
+
+// readBody reads a webhook's body whole, within its limits of size and time.
+func (s *Server) readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
+	control := http.NewResponseController(w)
+	control.SetReadDeadline(time.Now().Add(webhookBodyTime))
+	defer control.SetReadDeadline(time.Time{})
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return nil, relay.Errorf(relay.TooLarge, "the body is longer than %d bytes", limit)
+	case err != nil:
+		return nil, relay.Errorf(relay.Invalid, "the body did not arrive whole")
+	}
+	return body, nil
+}
+
+func (s *Server) incoming(r *http.Request, c *call, body []byte) relay.Incoming {
+	header := r.Header.Clone()
+	return relay.Incoming{
+		Method:     r.Method,
+		Target:     restOf(target(r)),
+		PublicURL:  strings.TrimSuffix(s.cfg.PublicURL.String(), "/") + target(r),
+		Header:     header,
+		Body:       body,
+		RemoteIP:   c.remote.String(),
+		ReceivedAt: c.received,
+	}
+}
+
+// restOf is what follows /hooks/<app>/<endpoint> in a target, as it was sent.
+func restOf(target string) string {
+	rest := strings.TrimPrefix(target, "/hooks/")
+	for range 2 {
+		i := strings.IndexAny(rest, "/?")
+		if i < 0 {
+			return ""
+		}
+		if rest[i] == '?' {
+			return rest[i:]
+		}
+		rest = rest[i+1:]
+		if len(rest) == 0 {
+			return "/"
+		}
+	}
+	return "/" + rest
+}
+
+// passToApp is sync mode: the sender waits for the app's own answer. What
+// happened is recorded, but the sender, not we, tries again.
+func (s *Server) passToApp(w http.ResponseWriter, r *http.Request, c *call, ep relay.Endpoint, in relay.Incoming) {
+	verdict, err := s.cfg.Inbox.Check(ep, in)
+	if err != nil {
+		s.refuse(w, c, ep, err)
+		return
+	}
+	draft := s.cfg.Inbox.Draft(ep, in, verdict)
+	w.Header().Set(protocol.HeaderEventID, string(draft.Event.ID))
+	attempt := relay.Attempt{StartedAt: time.Now()}
+	req, err := s.cfg.Inbox.Request(r.Context(), ep, draft)
+	if err == nil {
+		var resp *http.Response
+		if resp, err = s.cfg.Apps.RoundTrip(req); err == nil {
+			defer s.record(r, draft, &attempt)
+			s.giveAnswer(w, r, resp, &attempt)
+			return
+		}
+	}
+	attempt.Outcome, attempt.Error = relay.OutcomeUnknown, err.Error()
+	s.record(r, draft, &attempt)
+	s.refuse(w, c, ep, err)
+}
+
+// record stores what became of a sync webhook. The sender has its answer
+// already, so a failure is only logged.
+func (s *Server) record(r *http.Request, draft relay.Lease, a *relay.Attempt) {
+	a.EndedAt = time.Now()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), 10*time.Second)
+	defer cancel()
+	if _, err := s.cfg.Inbox.RecordSync(ctx, draft, *a); err != nil {
+		s.log.Error("event not recorded", "request_id", callOf(r).id, "event", draft.Event.ID, "err", err)
+	}
+}
+
+// maxKept is how much of an answer the record keeps.
+const maxKept = 64 << 10
+
+// giveAnswer passes the app's answer on as it comes and notes it in a.
+func (s *Server) giveAnswer(w http.ResponseWriter, r *http.Request, resp *http.Response, a *relay.Attempt) {
+	defer abortLoudly(r)
+	defer resp.Body.Close()
+	a.Status, a.Outcome = resp.StatusCode, relay.OutcomeRejected
+	if resp.StatusCode/100 == 2 {
+		a.Outcome = relay.OutcomeDone
+	}
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		a.Outcome, a.Error = relay.OutcomeRejected, "the app answered a webhook with an upgrade"
+		relay.WriteError(w, callOf(r).id, relay.Errorf(relay.AppReset, "the app answered a webhook with an upgrade"))
+		return
+	}
+	removeHopByHop(resp.Header)
+	for name, values := range resp.Header {
+		w.Header()[name] = values
+		for _, v := range values {
+			a.Header = append(a.Header, relay.Field{Name: name, Value: v})
+		}
+	}
+	w.WriteHeader(resp.StatusCode)
+	iw := &idleWriter{ResponseWriter: w, control: http.NewResponseController(w), idle: s.cfg.Idle}
+	keep := &keeper{}
+	_, err := io.Copy(io.MultiWriter(flushWriter{iw}, keep), resp.Body)
+	a.Body = keep.kept
+	if err != nil {
+		a.Outcome, a.Error = relay.OutcomeUnknown, err.Error()
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// removeHopByHop drops what concerned only the connection to the app (RFC 9110,
+// section 7.6.1).
+func removeHopByHop(h http.Header) {
+	for _, names := range h["Connection"] {
+		for name := range strings.SplitSeq(names, ",") {
+			h.Del(strings.TrimSpace(name))
+		}
+	}
+	for _, name := range []string{"Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate",
+		"Proxy-Authorization", "Te", "Trailer", "Transfer-Encoding", "Upgrade"} {
+		h.Del(name)
+	}
+}
+
+// flushWriter sends every write at once.
+type flushWriter struct{ w *idleWriter }
+
+func (f flushWriter) Write(p []byte) (int, error) {
+	n, err := f.w.Write(p)
+	if err == nil {
+		err = f.w.FlushError()
+	}
+	return n, err
+}
+
+// keeper keeps the first maxKept bytes.
+type keeper struct{ kept []byte }
+
+func (k *keeper) Write(p []byte) (int, error) {
+	if room := maxKept - len(k.kept); room > 0 {
+		k.kept = append(k.kept, p[:min(room, len(p))]...)
+	}
+	return len(p), nil
+}
+
+var _ httputil.BufferPool = (*bufferPool)(nil)
