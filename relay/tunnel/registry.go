@@ -331,10 +331,10 @@ func (r *Registry) Tunnels() []*Tunnel {
 	return all
 }
 
-// CloseTokens ends the tunnels that were opened with one of the tokens.
-func (r *Registry) CloseTokens(ids []relay.TokenID) {
+// CloseTokens ends the tunnels whose token is revoked.
+func (r *Registry) CloseTokens(revoked func(relay.TokenID) bool) {
 	for _, t := range r.Tunnels() {
-		if slices.Contains(ids, t.token) {
+		if revoked(t.token) {
 			t.advance(draining)
 			go t.sess.Close(protocol.CodeRevoked, "the token of this agent was revoked")
 		}

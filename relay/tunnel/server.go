@@ -20,12 +20,18 @@ type ServerConfig struct {
 	// Authorize checks the request's token and returns whose tunnel it is. Its
 	// *relay.Error is the answer.
 	Authorize func(*http.Request) (relay.Principal, error)
+	// Revoked is asked once a tunnel is registered: its token may have been
+	// revoked during the handshake. Nil: never.
+	Revoked func(relay.TokenID) bool
 	// Known is told about the app before its first tunnel counts, so that the
 	// app stays known when it is gone. Nil: nobody is.
 	Known func(context.Context, relay.AppID) error
 	// Stream serves what agents open towards the relay. Nil: refused.
 	Stream func(context.Context, *Tunnel, *protocol.Stream)
 
+	// AppURL is where an app is reached from outside, for its agents to show.
+	// Nil: they are not told.
+	AppURL    func(relay.AppID) string
 	Node      string
 	Heartbeat time.Duration // default protocol.DefaultHeartbeat
 	MaxWindow int           // see protocol.Config
@@ -84,7 +90,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		Config: protocol.Config{
 			Budget: s.cfg.Registry.budgetOf(who.App), MaxWindow: s.cfg.MaxWindow, Logger: s.cfg.Logger,
 		},
-		Welcome: s.welcome,
+		Welcome: func(protocol.Hello) (protocol.Welcome, error) { return s.welcome(who.App), nil },
 	})
 	if err != nil {
 		s.running.Done()
@@ -104,13 +110,17 @@ func (s *Server) start() bool {
 	return !s.closed
 }
 
-func (s *Server) welcome(protocol.Hello) (protocol.Welcome, error) {
+func (s *Server) welcome(app relay.AppID) protocol.Welcome {
 	n := s.sessions.Add(1)
 	slot := time.Duration(n) * slotStep % slotSpread
-	return protocol.Welcome{
+	w := protocol.Welcome{
 		Session: relay.NewSessionID(time.Now()), Node: s.cfg.Node,
 		HeartbeatMS: s.cfg.Heartbeat.Milliseconds(), SlotMS: slot.Milliseconds(),
-	}, nil
+	}
+	if s.cfg.AppURL != nil {
+		w.URL = s.cfg.AppURL(app)
+	}
+	return w
 }
 
 // run is one tunnel's life.
@@ -121,6 +131,9 @@ func (s *Server) run(sess *protocol.Session, who relay.Principal) {
 	if !s.cfg.Registry.add(t) {
 		sess.Close(protocol.CodeShutdown, "the relay is stopping")
 		return
+	}
+	if s.cfg.Revoked != nil && s.cfg.Revoked(t.token) {
+		s.cfg.Registry.CloseTokens(s.cfg.Revoked)
 	}
 	log.Info("tunnel open", "remote", sess.RemoteAddr().String(), "tunnel", sess.Hello().Tunnel, "agent", sess.Hello().Agent)
 	h := protocol.Handler{

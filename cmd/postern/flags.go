@@ -1,0 +1,165 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"time"
+
+	"github.com/posternhq/postern/agent"
+	"github.com/posternhq/postern/agent/platform"
+	"github.com/posternhq/postern/protocol"
+)
+
+// flags is a flag.FlagSet whose flags have environment variables: a flag beats
+// its variable, the variable beats the default.
+type flags struct {
+	*flag.FlagSet
+	env map[string]string // flag → variable
+
+	logFormat, logLevel, relay, instance *string
+	tunnels                              *int
+	grace                                *time.Duration
+}
+
+// errHelp says that help was asked for and printed.
+var errHelp = errors.New("help was printed")
+
+func newFlags(name, about string) *flags {
+	f := &flags{FlagSet: flag.NewFlagSet(name, flag.ContinueOnError), env: map[string]string{}}
+	f.SetOutput(os.Stdout)
+	f.Usage = func() {
+		fmt.Fprintf(f.Output(), "postern %s: %s\n\nThe token comes from POSTERN_TOKEN.\n\n", name, about)
+		f.VisitAll(f.describe)
+	}
+	f.logFormat = f.text("log-format", "POSTERN_LOG_FORMAT", "text", "text or json")
+	f.logLevel = f.text("log-level", "POSTERN_LOG_LEVEL", "info", "debug, info, warn or error")
+	f.relay = f.text("relay", "POSTERN_RELAY", "", "URL of the relay, https://…")
+	f.instance = f.text("instance", "POSTERN_INSTANCE", "", "which copy of the app this is; default from the platform, else the host name")
+	f.env["tunnels"] = "POSTERN_TUNNELS"
+	f.tunnels = f.Int("tunnels", agent.DefaultTunnels, "connections to hold open to the relay")
+	f.env["grace"] = "POSTERN_GRACE"
+	f.grace = f.Duration("grace", 0, "time from SIGTERM to the platform's SIGKILL; default from the platform, else 10s")
+	return f
+}
+
+func (f *flags) describe(fl *flag.Flag) {
+	line := "  --" + fl.Name
+	if v := f.env[fl.Name]; v != "" {
+		line += " (" + v + ")"
+	}
+	fmt.Fprintf(f.Output(), "%s\n      %s", line, fl.Usage)
+	if fl.DefValue != "" && fl.DefValue != "0s" {
+		fmt.Fprintf(f.Output(), "; default %s", fl.DefValue)
+	}
+	fmt.Fprintln(f.Output())
+}
+
+func (f *flags) text(name, env, def, about string) *string {
+	f.env[name] = env
+	return f.String(name, def, about)
+}
+
+// parse reads args and then the environment.
+func (f *flags) parse(args []string) error {
+	if err := f.Parse(args); errors.Is(err, flag.ErrHelp) {
+		return errHelp
+	} else if err != nil {
+		return usageError{err}
+	}
+	given := map[string]bool{}
+	f.Visit(func(fl *flag.Flag) { given[fl.Name] = true })
+	for name, env := range f.env {
+		if v := os.Getenv(env); v != "" && !given[name] {
+			if err := f.Set(name, v); err != nil {
+				return usagef("%s=%q: %w", env, v, err)
+			}
+		}
+	}
+	return nil
+}
+
+// logger makes the log on standard error.
+func (f *flags) logger() (*slog.Logger, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(*f.logLevel)); err != nil {
+		return nil, usagef("--log-level %q: expected debug, info, warn or error", *f.logLevel)
+	}
+	opts := &slog.HandlerOptions{Level: level}
+	switch *f.logFormat {
+	case "text":
+		return slog.New(slog.NewTextHandler(os.Stderr, opts)).With("by", "postern"), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(os.Stderr, opts)).With("by", "postern"), nil
+	}
+	return nil, usagef("--log-format %q: expected text or json", *f.logFormat)
+}
+
+// whereFrom is the platform, with the flags' word above its own.
+func (f *flags) whereFrom() platform.Platform {
+	p := platform.Detect(os.LookupEnv, os.Hostname)
+	if *f.instance != "" {
+		p.Instance = *f.instance
+	}
+	if *f.grace > 0 {
+		p.Grace = *f.grace
+	}
+	if p.Grace <= 0 {
+		p.Grace = 10 * time.Second
+	}
+	return p
+}
+
+// agentFor makes the agent of target. The error says what is missing.
+func (f *flags) agentFor(target string, p platform.Platform, log *slog.Logger) (*agent.Agent, error) {
+	token := os.Getenv("POSTERN_TOKEN")
+	switch {
+	case *f.relay == "":
+		return nil, errors.New("POSTERN_RELAY is not set: which relay?")
+	case token == "":
+		return nil, errors.New("POSTERN_TOKEN is not set; make one with: postern-relay token create --app NAME --scope agent")
+	}
+	if u, err := url.Parse(*f.relay); err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
+		return nil, fmt.Errorf("POSTERN_RELAY %q: expected https://host", *f.relay)
+	}
+	if *f.tunnels < 1 || *f.tunnels > protocol.MaxTunnels {
+		return nil, fmt.Errorf("--tunnels %d: expected 1 to %d", *f.tunnels, protocol.MaxTunnels)
+	}
+	return agent.New(agent.Config{
+		Relay: *f.relay, Token: token, Target: target, Tunnels: *f.tunnels, Env: os.Getenv, Logger: log,
+		Hello: protocol.Hello{
+			Agent: "postern/" + version, Instance: clean(p.Instance), BootID: platform.NewBootID(),
+			Platform: clean(p.Name), Process: clean(p.Process), Release: clean(p.Release), Commit: clean(p.Commit), Region: clean(p.Region),
+		},
+	}), nil
+}
+
+// clean makes a name of the platform's fit for the protocol: printable ASCII, at
+// most 128 bytes. A strange host name must not keep an app from its relay.
+func clean(s string) string {
+	out := make([]byte, 0, len(s))
+	for i := 0; i < len(s) && len(out) < 128; i++ {
+		if s[i] >= 0x20 && s[i] < 0x7f {
+			out = append(out, s[i])
+		}
+	}
+	return string(out)
+}
+
+// stopAgent ends an agent whose app is not ours to end: nothing new, then what
+// is in flight, then the tunnels.
+func stopAgent(a *agent.Agent, grace time.Duration, log *slog.Logger) {
+	ctx, cancel := context.WithTimeout(context.Background(), max(grace-time.Second, grace/2))
+	defer cancel()
+	if err := a.Drain(ctx, "agent stops", grace); err != nil {
+		log.Warn("relay could not be told", "err", err)
+	}
+	if err := a.WaitIdle(ctx); err != nil {
+		log.Warn("requests cut off by the end of the grace period")
+	}
+	a.Close()
+}

@@ -1,0 +1,84 @@
+// Command postern is the agent beside an app, and the developer's command line.
+//
+// It parses flags and the environment and nothing else; see agent. It links no
+// database driver and no web assets, because it lives in dynos.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+)
+
+// version is set by the build: -ldflags "-X main.version=v1.2.3".
+var version = "dev"
+
+func main() { os.Exit(execute(os.Args[1:])) }
+
+// Exit codes; postern run has its child's besides.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+const usage = `postern connects an app that can only dial out to a Postern relay.
+
+Usage:
+  postern run [flags] -- COMMAND…   wrap the app: web: postern run -- node server.js
+  postern agent --to 127.0.0.1:3000 connect an app that runs by itself
+  postern http 3000                 reach a local port under the app's public name
+  postern --version
+
+The relay and the token come from POSTERN_RELAY and POSTERN_TOKEN.
+Flags and their environment variables: postern run --help
+`
+
+// verb is one command; it returns the process's exit code, and an error to show
+// when the code is not its child's.
+type verb func(ctx context.Context, args []string) (int, error)
+
+func execute(args []string) int {
+	code, err := find(args)
+	if err == nil {
+		return code
+	}
+	if errors.Is(err, errHelp) {
+		return exitOK
+	}
+	fmt.Fprintln(os.Stderr, "postern:", err)
+	var wrong usageError
+	if errors.As(err, &wrong) {
+		return exitUsage
+	}
+	return max(code, exitFailed)
+}
+
+// usageError is a mistake in the command line: exit code 2.
+type usageError struct{ error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// find runs the verb that args begin with.
+func find(args []string) (int, error) {
+	if len(args) == 0 {
+		fmt.Fprint(os.Stderr, usage)
+		return exitUsage, usagef("no command was given")
+	}
+	verbs := map[string]verb{"run": runChild, "agent": runAgent, "http": runHTTP}
+	switch name := args[0]; name {
+	case "--help", "-h", "-help", "help":
+		fmt.Print(usage)
+		return exitOK, nil
+	case "--version", "-version", "version":
+		fmt.Println("postern", version)
+		return exitOK, nil
+	default:
+		do := verbs[name]
+		if do == nil {
+			return exitUsage, usagef("there is no command %q; see postern --help", name)
+		}
+		return do(context.Background(), args[1:])
+	}
+}

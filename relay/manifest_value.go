@@ -1,0 +1,228 @@
+package relay
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// The simple forms of values. Each function returns the value and "", or what
+// it expected instead.
+
+// duration reads "30s" or "1h30m" between low and high; an absent one is 0.
+func (r *manifestReader) duration(p place, low, high time.Duration) time.Duration {
+	if !p.given() {
+		return 0
+	}
+	const what = "a duration such as 30s, 10m or 2h"
+	d, _ := parsed(r, p, what, func(s string) (time.Duration, string) {
+		d, err := time.ParseDuration(s)
+		if err != nil {
+			return 0, what
+		}
+		if d < low || d > high {
+			return 0, fmt.Sprintf("a duration from %s to %s", shortDuration(low), shortDuration(high))
+		}
+		return d, ""
+	})
+	return d
+}
+
+// shortDuration prints 168h instead of 168h0m0s.
+func shortDuration(d time.Duration) string {
+	s := d.String()
+	if rest, ok := strings.CutSuffix(s, "m0s"); ok {
+		s = rest + "m"
+	}
+	if rest, ok := strings.CutSuffix(s, "h0m"); ok {
+		s = rest + "h"
+	}
+	return s
+}
+
+// size reads "10MiB" or a plain number of bytes, at most limit; an absent one
+// is fallback.
+func (r *manifestReader) size(p place, fallback, limit int64) int64 {
+	if !p.given() {
+		return fallback
+	}
+	if p.node.Kind == yaml.ScalarNode && p.node.ShortTag() == "!!int" {
+		return r.integerIn(p, fallback, 1, limit)
+	}
+	n, _ := parsed(r, p, expectedSize, func(s string) (int64, string) {
+		n, expected := parseSize(s)
+		if expected == "" && (n < 1 || n > limit) {
+			return 0, fmt.Sprintf("a size from 1B to %dMiB", limit>>20)
+		}
+		return n, expected
+	})
+	return n
+}
+
+const expectedSize = "a size such as 512KiB, 10MiB or 1GB"
+
+var sizeUnits = []struct {
+	suffix string
+	bytes  int64
+}{
+	{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30},
+	{"kB", 1e3}, {"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"B", 1},
+}
+
+func parseSize(s string) (int64, string) {
+	for _, unit := range sizeUnits {
+		digits, ok := strings.CutSuffix(s, unit.suffix)
+		if !ok {
+			continue
+		}
+		if n, err := strconv.ParseUint(digits, 10, 31); err == nil {
+			return int64(n) * unit.bytes, ""
+		}
+		break
+	}
+	return 0, expectedSize
+}
+
+const expectedRate = "a rate such as 50/s, 100/m or 2000/h"
+
+// maxRate in events a second is beyond what one endpoint can be sent.
+const maxRate = 1e6
+
+// parseRate gives events a second.
+func parseRate(s string) (float64, string) {
+	count, unit, _ := strings.Cut(s, "/")
+	seconds, ok := map[string]float64{"s": 1, "m": 60, "h": 3600}[unit]
+	if !ok {
+		return 0, expectedRate
+	}
+	n, ok := parseDecimal(count)
+	if !ok || n == 0 {
+		return 0, expectedRate
+	}
+	if n/seconds > maxRate {
+		return 0, "a rate of at most 1000000/s"
+	}
+	return n / seconds, ""
+}
+
+// parseDecimal reads digits with at most one dot. strconv alone would also take
+// "inf", "1e9" and "0x1p4", which nobody means.
+func parseDecimal(s string) (float64, bool) {
+	if len(s) > 20 || !allOf(s, "0123456789.") {
+		return 0, false
+	}
+	n, err := strconv.ParseFloat(s, 64)
+	return n, err == nil
+}
+
+const expectedRange = "an address range such as 203.0.113.0/24, or one address"
+
+// parseRange reads a CIDR range; a single address is a range of one.
+func parseRange(s string) (netip.Prefix, string) {
+	if addr, err := netip.ParseAddr(s); err == nil && addr.Zone() == "" && !addr.Is4In6() {
+		return netip.PrefixFrom(addr, addr.BitLen()), ""
+	}
+	prefix, err := netip.ParsePrefix(s)
+	if err != nil || prefix.Addr().Is4In6() {
+		return netip.Prefix{}, expectedRange
+	}
+	// 203.0.113.9/24 is more often a mistake than a way to write the whole /24.
+	if masked := prefix.Masked(); masked != prefix {
+		return netip.Prefix{}, fmt.Sprintf("a range without bits below its mask; did you mean %s or %s/%d?",
+			masked, prefix.Addr(), prefix.Addr().BitLen())
+	}
+	return prefix, ""
+}
+
+const expectedHost = "a host name such as shop.example.com"
+
+// parseHost reads a host name (RFC 1123, section 2.1) and gives it in lower
+// case.
+func parseHost(s string) (string, string) {
+	host := strings.ToLower(s)
+	labels := strings.Split(host, ".")
+	for _, label := range labels {
+		// A label of a host name is what an app's name is.
+		if AppID(label).Validate() != nil {
+			return "", expectedHost + hostHint(s)
+		}
+	}
+	if len(host) > 253 || allOf(labels[len(labels)-1], "0123456789") {
+		return "", expectedHost + hostHint(s) // an all-numeric last label is an IPv4 address
+	}
+	return host, ""
+}
+
+// hostHint names the usual mistakes with host names.
+func hostHint(s string) string {
+	switch {
+	case strings.Contains(s, "://"):
+		return " without a scheme"
+	case strings.Contains(s, "*"):
+		return "; a wildcard is not possible here"
+	case strings.Contains(s, ":"):
+		return " without a port"
+	case strings.ContainsFunc(s, func(c rune) bool { return c >= 0x80 }):
+		return " in its ASCII (punycode) form"
+	}
+	return ""
+}
+
+const expectedPath = "a path that begins with / and has no query"
+
+// parsePath reads the path of a URL as it stands in a request line.
+func parsePath(s string) (string, string) {
+	if !strings.HasPrefix(s, "/") || strings.HasPrefix(s, "//") || len(s) > 2048 {
+		return "", expectedPath
+	}
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case c <= ' ', c >= 0x7f, c == '?', c == '#', c == '\\':
+			return "", expectedPath
+		case c == '%' && !percentEncoded(s[i:]):
+			return "", "a path in which each % begins an escape such as %20"
+		}
+	}
+	return s, ""
+}
+
+func percentEncoded(s string) bool {
+	if len(s) < 3 {
+		return false
+	}
+	_, err := strconv.ParseUint(s[1:3], 16, 8)
+	return err == nil && s[1] != '+'
+}
+
+const expectedPointer = "a JSON pointer such as /data/object/id"
+
+// parsePointer reads a JSON pointer (RFC 6901, section 3). The empty pointer,
+// the whole document, is no key to order by.
+func parsePointer(s string) (string, string) {
+	if !strings.HasPrefix(s, "/") || len(s) > 1024 {
+		return "", expectedPointer
+	}
+	for i := range len(s) {
+		if s[i] == '~' && (i+1 == len(s) || s[i+1] != '0' && s[i+1] != '1') {
+			return "", expectedPointer + ", with ~ written as ~0"
+		}
+	}
+	return s, ""
+}
+
+func allOf(s, set string) bool {
+	return !strings.ContainsFunc(s, func(c rune) bool { return !strings.ContainsRune(set, c) })
+}
+
+// parseName reads the name of an endpoint or a secret.
+func parseName(s string) (string, string) {
+	const expected = "a name of 1 to 63 characters a-z, 0-9, - and _"
+	if s == "" || len(s) > 63 || !allOf(s, "abcdefghijklmnopqrstuvwxyz0123456789-_") {
+		return "", expected
+	}
+	return s, ""
+}

@@ -1,0 +1,206 @@
+package sqlite_test
+
+import (
+	"bufio"
+	"context"
+	"database/sql"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/posternhq/postern/relay"
+	"github.com/posternhq/postern/relay/sqlite"
+)
+
+// Variables that turn the test binary into another process at the same file.
+const (
+	childVerb = "SQLITE_TEST_CHILD" // "token" or "events"
+	childPath = "SQLITE_TEST_PATH"
+	childName = "SQLITE_TEST_NAME"
+)
+
+func TestMain(m *testing.M) {
+	verb := os.Getenv(childVerb)
+	if verb == "" {
+		os.Exit(m.Run())
+	}
+	if err := runChild(verb, os.Getenv(childPath), os.Getenv(childName)); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func runChild(verb, path, name string) error {
+	ctx := context.Background()
+	s, err := sqlite.Open(ctx, sqlite.Config{Path: path})
+	if err != nil {
+		return err
+	}
+	if verb == "token" {
+		if err := s.CreateToken(ctx, relay.Token{ID: relay.TokenID(name), IssuedAt: now()}); err != nil {
+			return err
+		}
+		return s.Close()
+	}
+	for i := 0; ; i++ { // until it is killed
+		id := fmt.Sprint(name, "_", i)
+		if _, err := s.CreateEvents(ctx, []relay.NewEvent{newEvent(id)}); err != nil {
+			return err
+		}
+		fmt.Println(id)
+	}
+}
+
+func child(ctx context.Context, verb, path, name string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, os.Args[0])
+	cmd.Env = append(os.Environ(), childVerb+"="+verb, childPath+"="+path, childName+"="+name)
+	return cmd
+}
+
+func TestEveryCommittedEventOutlivesAKilledProcess(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "postern.db")
+	var printed []string
+	for round, lines := range []int{1, 40, 150} {
+		cmd := child(t.Context(), "events", path, fmt.Sprint("evt_", round))
+		stderr := new(strings.Builder)
+		cmd.Stderr = stderr
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		seen := 0
+		for in := bufio.NewScanner(out); in.Scan(); { // to the end of what it printed
+			printed = append(printed, in.Text())
+			if seen++; seen == lines {
+				if err := cmd.Process.Kill(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		cmd.Wait()
+		if seen < lines {
+			t.Fatalf("the child stopped by itself after %d events: %s", seen, stderr)
+		}
+	}
+	s := open(t, path)
+	for _, id := range printed {
+		e, err := s.Event(t.Context(), relay.EventID(id))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ds, err := s.Deliveries(t.Context(), e.ID)
+		if err != nil || len(ds) != 1 || string(e.Body) != id {
+			t.Fatalf("%s came back as %+v with deliveries %+v, %v", id, e, ds, err)
+		}
+	}
+}
+
+func TestAnotherProcessCanCreateATokenWhileTheStoreIsBusy(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "postern.db")
+	s := open(t, path)
+	var out []byte
+	ended := make(chan error, 1)
+	go func() {
+		var err error
+		out, err = child(t.Context(), "token", path, "tok_child").CombinedOutput()
+		ended <- err
+	}()
+	for i := 0; ; i++ {
+		create(t, s, newEvent(fmt.Sprint("evt_", i)))
+		select {
+		case err := <-ended:
+			if err != nil {
+				t.Fatalf("child: %v: %s", err, out)
+			}
+			tokens, err := s.Tokens(t.Context())
+			if err != nil || len(tokens) != 1 || tokens[0].ID != "tok_child" {
+				t.Fatalf("tokens: %+v, %v", tokens, err)
+			}
+			create(t, s, newEvent("evt_last")) // the child's Close took nothing away
+			return
+		default:
+		}
+	}
+}
+
+func TestManyProcessesMayMakeTheFileAtOnce(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "postern.db")
+	const processes = 6
+	errs := make(chan error, processes)
+	for i := range processes {
+		go func() {
+			out, err := child(t.Context(), "token", path, fmt.Sprint("tok_", i)).CombinedOutput()
+			if err != nil {
+				err = fmt.Errorf("child %d: %w: %s", i, err, out)
+			}
+			errs <- err
+		}()
+	}
+	for range processes {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+	tokens, err := open(t, path).Tokens(t.Context())
+	if err != nil || len(tokens) != processes {
+		t.Fatalf("%d tokens, %v", len(tokens), err)
+	}
+}
+
+func TestManyStoresOfOneProcessMayMakeTheFileAtOnce(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "postern.db")
+	const stores = 6
+	errs := make(chan error, stores)
+	for i := range stores {
+		go func() { errs <- runChild("token", path, fmt.Sprint("tok_", i)) }()
+	}
+	for range stores {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+	tokens, err := open(t, path).Tokens(t.Context())
+	if err != nil || len(tokens) != stores {
+		t.Fatalf("%d tokens, %v", len(tokens), err)
+	}
+}
+
+func TestALockThatAnotherProcessKeepsIsAnErrorWithoutCode(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "postern.db")
+	s := open(t, path)
+	db, err := sql.Open("sqlite", path+"?_txlock=immediate")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	other, err := db.Begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if err := s.EnsureApp(ctx, "shop", now()); err == nil || relay.CodeOf(err) != "" {
+		t.Fatalf("while locked: %v with code %q", err, relay.CodeOf(err))
+	}
+	if _, err := s.Apps(t.Context()); err != nil {
+		t.Fatalf("reading waits for a writer: %v", err)
+	}
+	if err := other.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.EnsureApp(t.Context(), "shop", now()); err != nil {
+		t.Fatalf("after the lock: %v", err)
+	}
+}
