@@ -46,7 +46,7 @@ func returnBuffer(b []byte) {
 // gathered as one message. A full buffer blocks the writer and nobody else.
 type wsConn struct {
 	ws   *websocket.Conn
-	cork *corkConn
+	wire *framer
 
 	lastRead atomic.Int64 // unix nanoseconds of the last byte received
 
@@ -60,7 +60,7 @@ type wsConn struct {
 
 	mu      sync.Mutex
 	changed sync.Cond // of mu: gather shrank, flushing ended, or err was set
-	gather  []byte    // guarded by mu; bytes that wait for flush; nil while quiet
+	gather  []byte    // guarded by mu; room for a header, then the bytes that wait for flush; nil while quiet
 	busy    bool      // guarded by mu; flush is sending
 	err     error     // guarded by mu; final
 
@@ -71,10 +71,10 @@ type wsConn struct {
 }
 
 // newWSConn starts the goroutine flush; Close ends it.
-func newWSConn(ws *websocket.Conn, cork *corkConn) *wsConn {
+func newWSConn(ws *websocket.Conn, wire *framer) *wsConn {
 	ws.SetReadLimit(-1) // a message is as long as its sender's buffer; the multiplexer bounds what is kept
 	c := &wsConn{
-		ws: ws, cork: cork,
+		ws: ws, wire: wire,
 		small:   make([]byte, idleBuffer),
 		wake:    make(chan struct{}, 1),
 		closed:  make(chan struct{}),
@@ -133,8 +133,8 @@ func (c *wsConn) fill(buf []byte) (int, error) {
 				err = Errorf(CodeBadMessage, "WebSocket message of type %v, expected binary", typ)
 			}
 			if err != nil {
-				c.readErr = err
-				return 0, err
+				c.readErr = c.cause(err)
+				return 0, c.readErr
 			}
 			c.msg = r
 		}
@@ -142,7 +142,10 @@ func (c *wsConn) fill(buf []byte) (int, error) {
 		if errors.Is(err, io.EOF) {
 			c.msg, err = nil, nil
 		}
-		c.readErr = err
+		if err != nil {
+			err = c.cause(err)
+			c.readErr = err
+		}
 		if n > 0 {
 			c.lastFill = n
 			c.lastRead.Store(time.Now().UnixNano())
@@ -157,7 +160,7 @@ func (c *wsConn) fill(buf []byte) (int, error) {
 // Write implements net.Conn: it takes p over and returns before it is sent.
 func (c *wsConn) Write(p []byte) (int, error) {
 	c.mu.Lock()
-	for c.err == nil && len(c.gather) > 0 && len(c.gather)+len(p) > gatherLimit {
+	for c.err == nil && c.waitingLocked() > 0 && c.waitingLocked()+len(p) > gatherLimit {
 		c.changed.Wait()
 	}
 	if c.err != nil {
@@ -166,7 +169,7 @@ func (c *wsConn) Write(p []byte) (int, error) {
 		return 0, err
 	}
 	if c.gather == nil {
-		c.gather = lendBuffer()[:0]
+		c.gather = lendBuffer()[:frameHead]
 	}
 	c.gather = append(c.gather, p...)
 	c.mu.Unlock()
@@ -193,35 +196,30 @@ func (c *wsConn) flush() {
 // flushGathered sends until nothing is left. Writers go on filling a second
 // buffer while the first is on its way.
 func (c *wsConn) flushGathered() {
-	c.cork.swap(lendBuffer())
-	spare := lendBuffer()[:0]
+	spare := lendBuffer()[:frameHead]
 	for {
 		c.mu.Lock()
 		buf := c.gather
-		if len(buf) == 0 || c.err != nil {
+		if c.waitingLocked() == 0 || c.err != nil {
 			c.gather, c.busy = nil, false
 			c.changed.Broadcast()
 			c.mu.Unlock()
 			returnBuffer(buf)
-			break
+			returnBuffer(spare)
+			return
 		}
 		c.gather, c.busy = spare, true
 		c.changed.Broadcast()
 		c.mu.Unlock()
-
-		c.cork.begin()
-		err := c.ws.Write(context.Background(), websocket.MessageBinary, buf)
-		if endErr := c.cork.end(); err == nil {
-			err = endErr
-		}
-		if err != nil {
+		if err := c.wire.writeMessage(buf); err != nil {
 			c.fail(err)
 		}
-		spare = buf[:0]
+		spare = buf[:frameHead]
 	}
-	returnBuffer(spare)
-	returnBuffer(c.cork.swap(nil))
 }
+
+// waitingLocked is how many bytes wait for flush.
+func (c *wsConn) waitingLocked() int { return max(0, len(c.gather)-frameHead) }
 
 // fail makes err the answer to every later Write and ends the connection, which
 // ends the reader too.
@@ -232,7 +230,18 @@ func (c *wsConn) fail(err error) {
 	}
 	c.changed.Broadcast()
 	c.mu.Unlock()
-	c.cork.Conn.Close()
+	c.wire.Conn.Close()
+}
+
+// cause is why this end gave the connection up, if it did, else what the reader
+// met: "handshake took too long" says more than "use of closed connection".
+func (c *wsConn) cause(err error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return c.err
+	}
+	return err
 }
 
 // drain waits until everything written so far has been given to the kernel, or
@@ -241,7 +250,7 @@ func (c *wsConn) drain(limit time.Duration) {
 	expired := time.AfterFunc(limit, func() { c.fail(os.ErrDeadlineExceeded) })
 	defer expired.Stop()
 	c.mu.Lock()
-	for c.err == nil && (len(c.gather) > 0 || c.busy) {
+	for c.err == nil && (c.waitingLocked() > 0 || c.busy) {
 		c.changed.Wait()
 	}
 	c.mu.Unlock()
@@ -264,8 +273,8 @@ func (c *wsConn) quiet(now time.Time) time.Duration {
 	return now.Sub(time.Unix(0, c.lastRead.Load()))
 }
 
-func (c *wsConn) LocalAddr() net.Addr  { return c.cork.LocalAddr() }
-func (c *wsConn) RemoteAddr() net.Addr { return c.cork.RemoteAddr() }
+func (c *wsConn) LocalAddr() net.Addr  { return c.wire.LocalAddr() }
+func (c *wsConn) RemoteAddr() net.Addr { return c.wire.RemoteAddr() }
 
 // The multiplexer sets deadlines as its safety valve. Ours are better placed:
 // writeStall bounds every write to the socket, and the session's heartbeat

@@ -10,15 +10,18 @@ import (
 // send writes one control message. A peer that does not read its control stream
 // for controlTimeout is dead to us.
 func (s *Session) send(c Control) error {
+	c.Message = clip(c.Message)
 	msg, err := appendFrame(nil, c)
 	if err != nil {
 		return err
 	}
 	s.controlMu.Lock()
 	defer s.controlMu.Unlock()
-	if c.Type != FrameClose { // Close has set its own, shorter one
+	s.mu.Lock()
+	if s.end == nil { // else Close has set its own, shorter one, for whoever writes
 		s.control.SetWriteDeadline(time.Now().Add(controlTimeout))
 	}
+	s.mu.Unlock()
 	if _, err := s.control.Write(msg); err != nil {
 		return &Error{Code: CodeReset, Message: "control stream lost", Err: err}
 	}
@@ -31,7 +34,7 @@ func (s *Session) readControl(h Handler) {
 	for {
 		body, err := readFrame(s.control, buf)
 		if err != nil {
-			s.shut(&Error{Code: CodeReset, Message: "connection lost", Err: err})
+			s.shut(&Error{Code: CodeReset, Message: "connection lost", Err: s.conn.cause(err)})
 			return
 		}
 		c, err := DecodeControl(body)

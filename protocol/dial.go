@@ -113,7 +113,7 @@ func (s *Session) greet(ctx context.Context, h Hello) error {
 func tunnelURL(relay string) (*url.URL, error) {
 	u, err := url.Parse(relay)
 	if err != nil {
-		return nil, fmt.Errorf("relay URL: %w", err)
+		return nil, errors.New("relay URL cannot be read, expected https://host") // err repeats it, with any password in it
 	}
 	switch u.Scheme {
 	case "http", "https":
@@ -130,13 +130,13 @@ func tunnelURL(relay string) (*url.URL, error) {
 	return u, nil
 }
 
-// dialer makes the connection for one WebSocket and keeps its corkConn, which
+// dialer makes the connection for one WebSocket and keeps its framer, which
 // the WebSocket library would hide from us.
 type dialer struct {
 	open    func(ctx context.Context, addr string) (net.Conn, error)
 	tls     *tls.Config
 	timeout time.Duration
-	conn    *corkConn // set by connect
+	conn    *framer // set by connect
 }
 
 // upgrade runs the HTTP upgrade.
@@ -154,6 +154,10 @@ func (d *dialer) upgrade(ctx context.Context, target *url.URL, token string) (*w
 		HTTPHeader:   http.Header{"Authorization": {"Bearer " + token}},
 		Subprotocols: []string{Subprotocol},
 	})
+	if err == nil && ws.Subprotocol() != Subprotocol {
+		ws.CloseNow()
+		return nil, fmt.Errorf("%s speaks WebSocket but not %s: is this the relay?", target.Host, Subprotocol)
+	}
 	if err == nil {
 		return ws, nil
 	}
@@ -170,8 +174,8 @@ func (d *dialer) upgrade(ctx context.Context, target *url.URL, token string) (*w
 // noRedirect keeps the token from following a redirect to somewhere else.
 func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
-// connect opens the socket for addr and, when secure, TLS on it. The cork lies
-// on top, so that one message is one TLS record.
+// connect opens the socket for addr and, when secure, TLS on it. The framer lies
+// on top, so that one write is one TLS record.
 func (d *dialer) connect(ctx context.Context, addr string, secure bool) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, d.timeout)
 	defer cancel()
@@ -184,7 +188,7 @@ func (d *dialer) connect(ctx context.Context, addr string, secure bool) (net.Con
 			return nil, err
 		}
 	}
-	d.conn = &corkConn{Conn: conn}
+	d.conn = &framer{Conn: conn, masked: true}
 	return d.conn, nil
 }
 

@@ -10,8 +10,8 @@
 //
 //	agent                                   relay
 //	Dial                                    (HTTP upgrade: token checked by the caller)
-//	  dialer (proxy, TLS) → corkConn          Accept
-//	  websocket upgrade  ───────────────▶       websocket.Accept over corkConn
+//	  dialer (proxy, TLS) → framer            Accept
+//	  websocket upgrade  ───────────────▶       websocket.Accept over framer
 //	  Hello              ── control ────▶       check versions, identity
 //	                     ◀─ control ─────       Welcome (or Refuse, then close)
 //	Session.Run                             Session.Run
@@ -32,7 +32,7 @@
 //
 //	Stream.Write → yamux frame → wsConn.Write (append to the gather buffer)
 //	  wsConn.flush (one goroutine): everything gathered → one WebSocket message
-//	    → corkConn: header and payload → one write to the socket
+//	    → framer: header, mask, one write to the socket
 //
 // Under light load a frame leaves at once; under load many leave together.
 package protocol

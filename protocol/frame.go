@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 )
 
@@ -23,7 +24,7 @@ const (
 	FrameRefuse  FrameType = "refuse"  // relay, answer {code, message, retry_after_ms}; the session ends
 	FramePing    FrameType = "ping"    // both          {id}
 	FramePong    FrameType = "pong"    // both          {id}
-	FrameDrain   FrameType = "drain"   // both          {reason, grace_ms, reconnect_ms}
+	FrameDrain   FrameType = "drain"   // both          {message, grace_ms, reconnect_ms}
 	FrameDrained FrameType = "drained" // both          {} answers drain: no stream will be opened to you
 	FrameClose   FrameType = "close"   // both          {code, message}; the session ends
 )
@@ -45,6 +46,18 @@ type Control struct {
 	GraceMS      int64 `json:"grace_ms,omitempty"`       // drain: time left before the sender ends
 	ReconnectMS  int64 `json:"reconnect_ms,omitempty"`   // drain: wait this long before dialing again
 	RetryAfterMS int64 `json:"retry_after_ms,omitempty"` // refuse
+}
+
+// maxReason is how many bytes of a message for a person are sent: the text of
+// an error can repeat what the peer sent, and must not outgrow a frame.
+const maxReason = 1 << 10
+
+// clip shortens a message for a person to maxReason.
+func clip(message string) string {
+	if len(message) <= maxReason {
+		return message
+	}
+	return strings.ToValidUTF8(message[:maxReason], "") + "…"
 }
 
 // appendFrame appends one message holding v as JSON.

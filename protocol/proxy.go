@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -36,6 +37,8 @@ func Proxy(env func(string) string, target *url.URL) (*url.URL, error) {
 	if cfg.HTTPSProxy == "" {
 		cfg.HTTPSProxy = all
 	}
+	flagUnreadable(&cfg.HTTPProxy)
+	flagUnreadable(&cfg.HTTPSProxy)
 	u, err := cfg.ProxyFunc()(target)
 	if err != nil {
 		return nil, fmt.Errorf("proxy from the environment: %w", err)
@@ -46,8 +49,24 @@ func Proxy(env func(string) string, target *url.URL) (*url.URL, error) {
 	switch u.Scheme {
 	case "http", "https", "socks5", "socks5h":
 		return u, nil
+	case unreadable:
+		return nil, errors.New("proxy from the environment: not a URL; does its password need percent-encoding?")
 	}
 	return nil, fmt.Errorf("proxy from the environment: scheme %q is not known, use http, https or socks5", u.Scheme)
+}
+
+// unreadable is the scheme of a stand-in for a proxy that is no URL.
+const unreadable = "unreadable"
+
+// flagUnreadable keeps the library from taking a proxy that it cannot parse for
+// none, and us from repeating it, and its password, in an error.
+func flagUnreadable(value *string) {
+	if _, err := url.Parse(*value); err == nil {
+		return
+	}
+	if _, err := url.Parse("http://" + *value); err != nil {
+		*value = unreadable + "://proxy"
+	}
 }
 
 // dialThrough opens a TCP connection to addr by way of via, nil for directly.

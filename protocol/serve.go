@@ -3,6 +3,7 @@ package protocol
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -24,7 +25,7 @@ type AcceptConfig struct {
 // closed the connection. The caller calls Run on the Session; r's context does
 // not end it.
 func Accept(w http.ResponseWriter, r *http.Request, cfg AcceptConfig) (*Session, error) {
-	cw := &corkWriter{ResponseWriter: w}
+	cw := &framerWriter{ResponseWriter: w}
 	ws, err := websocket.Accept(cw, r, &websocket.AcceptOptions{
 		Subprotocols: []string{Subprotocol},
 		// Browsers cannot send our Authorization header across origins, and
@@ -98,9 +99,9 @@ func (s *Session) welcomeAgent(welcome func(Hello) (Welcome, error)) error {
 
 // refuse tells the agent why there is no session and returns the reason.
 func (s *Session) refuse(why error) error {
-	c := Control{Type: FrameRefuse, Code: CodeOf(why), Message: why.Error()}
-	if c.Code == "" {
-		c.Code, c.Message = CodeShutdown, "the relay cannot take this session now"
+	c := Control{Type: FrameRefuse, Code: CodeShutdown, Message: "the relay cannot take this session now"}
+	if e := (*Error)(nil); errors.As(why, &e) {
+		c.Code, c.Message = e.Code, e.Message // what it wraps is for our log
 	}
 	if err := s.send(c); err == nil {
 		s.linger()

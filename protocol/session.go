@@ -10,7 +10,6 @@ import (
 	"net"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-yamux/v5"
@@ -74,10 +73,9 @@ type Session struct {
 	drained chan struct{} // closed when the peer answered our drain
 	once    sync.Once     // closes drained
 
-	pingID   uint64       // owned by beat
-	beatAt   atomic.Int64 // unix nanoseconds of our last ping
-	missed   int          // owned by beat
-	lastSeen time.Time    // owned by beat
+	pingID   uint64    // owned by beat
+	missed   int       // owned by beat
+	lastSeen time.Time // owned by beat
 }
 
 // Handler is what Run calls. Stream is called in a goroutine of its own for
@@ -108,9 +106,12 @@ func newSession(conn *wsConn, client bool, cfg Config) (*Session, error) {
 	mc.ReadBufSize = 0 // wsConn has one
 	mc.MaxMessageSize = chunk + 12
 	mc.ConnectionWriteTimeout = writeStall
-	mc.MaxIncomingStreams = 1024 + 1 // and the control stream
+	mc.MaxIncomingStreams = 1024
 	if cfg.MaxStreams > 0 {
-		mc.MaxIncomingStreams = uint32(cfg.MaxStreams) + 1
+		mc.MaxIncomingStreams = uint32(cfg.MaxStreams)
+	}
+	if !client {
+		mc.MaxIncomingStreams++ // the control stream is the agent's
 	}
 	mc.MaxStreamWindowSize = 4 << 20
 	if cfg.MaxWindow > 0 {
@@ -154,6 +155,9 @@ func (s *Session) Open(ctx context.Context, o Open) (*Stream, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := ctx.Err(); err != nil {
+		return nil, err // the multiplexer would keep half a stream
+	}
 	s.openMu.RLock()
 	defer s.openMu.RUnlock()
 	if s.draining {
@@ -195,7 +199,7 @@ func (s *Session) serveStreams(ctx context.Context, h Handler, running *sync.Wai
 	for {
 		y, err := s.mux.AcceptStream()
 		if err != nil {
-			s.shut(&Error{Code: CodeReset, Message: "connection lost", Err: err})
+			s.shut(&Error{Code: CodeReset, Message: "connection lost", Err: s.conn.cause(err)})
 			return
 		}
 		s.begin()
