@@ -2,7 +2,8 @@
 // driver in pure Go. relay/storetest is its contract.
 //
 // It does not decide anything about events (relay does), runs no goroutine of
-// its own, and never retries for its caller beyond SQLite's wait for a lock.
+// its own, and repeats nothing for its caller but the wait for another process's
+// lock, ten seconds at most.
 //
 // The one rule to know: everything that writes goes through Store.write, a
 // transaction on the only write connection that takes the write lock at its

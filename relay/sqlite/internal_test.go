@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"context"
+	"database/sql"
 	"database/sql/driver"
 	"fmt"
 	"path/filepath"
@@ -173,6 +174,33 @@ func TestAReplacedWriteConnectionIsSetLikeTheFirst(t *testing.T) {
 		Scan(&synchronous, &foreignKeys, &cacheSize)
 	if err != nil || synchronous != 2 || foreignKeys != 1 || cacheSize == 77 {
 		t.Fatalf("synchronous %d, foreign_keys %d, cache_size %d, %v", synchronous, foreignKeys, cacheSize, err)
+	}
+}
+
+// What a transaction reads first must still hold when it writes, whoever else
+// has the file open.
+func TestATransactionHoldsTheWriteLockFromItsBeginning(t *testing.T) {
+	t.Parallel()
+	s := openTemp(t)
+	var path string
+	if err := s.writer.QueryRow("SELECT file FROM pragma_database_list").Scan(&path); err != nil {
+		t.Fatal(err)
+	}
+	other, err := Open(t.Context(), Config{Path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	err = s.write(t.Context(), "hold", func(*sql.Tx) error {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		return other.EnsureApp(ctx, "shop", time.Unix(0, 0))
+	})
+	if err == nil {
+		t.Fatal("two transactions could write at once")
+	}
+	if err := other.EnsureApp(t.Context(), "shop", time.Unix(0, 0)); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -40,21 +40,28 @@ func attemptTests() []test {
 			f.must(err)
 			wantEqual(f, "attempts", got, []relay.Attempt{{Delivery: "dlv_a", Number: 1}})
 		}},
-		{"attempts without a number are numbered in the order they ended", func(f *fixture) {
-			f.create(newEvent("a"), newEvent("b", due(later(time.Hour))))
-			for i := range 3 {
-				d := f.claimOne("dlv_a")
-				a := relay.Attempt{Delivery: d.ID, Status: 500 + i}
-				d.State = relay.DeliveryReady
-				f.must(f.store.FinishAttempt(f.ctx, relay.Finish{Attempt: a, Next: d}))
+		{"attempts without a number are numbered in the order they ended, for each delivery", func(f *fixture) {
+			f.create(newEvent("a"), newEvent("b"))
+			for _, id := range []relay.DeliveryID{"dlv_a", "dlv_a", "dlv_b", "dlv_a"} {
+				for _, l := range f.claimAt(start(), 2) {
+					a, next := relay.Attempt{Delivery: l.Delivery.ID, Error: "turn of " + string(id)}, l.Delivery
+					next.State = relay.DeliveryReady
+					if next.ID == id {
+						f.must(f.store.FinishAttempt(f.ctx, relay.Finish{Attempt: a, Next: next}))
+					}
+				}
+				_, err := f.store.ReleaseLeases(f.ctx, "n1")
+				f.must(err)
 			}
-			got, err := f.store.Attempts(f.ctx, "dlv_a")
-			f.must(err)
-			wantEqual(f, "attempts", got, []relay.Attempt{
-				{Delivery: "dlv_a", Number: 1, Status: 500},
-				{Delivery: "dlv_a", Number: 2, Status: 501},
-				{Delivery: "dlv_a", Number: 3, Status: 502},
-			})
+			for id, want := range map[relay.DeliveryID]int{"dlv_a": 3, "dlv_b": 1} {
+				got, err := f.store.Attempts(f.ctx, id)
+				f.must(err)
+				var all []relay.Attempt
+				for i := range want {
+					all = append(all, relay.Attempt{Delivery: id, Number: i + 1, Error: "turn of " + string(id)})
+				}
+				wantEqual(f, "attempts", got, all)
+			}
 		}},
 		{"an event answered live is stored with its finished delivery and attempts", func(f *fixture) {
 			second := fullAttempt()

@@ -176,6 +176,14 @@ func orderTests() []test {
 			f.wantClaim(start(), "dlv_a")
 			f.wantClaim(later(time.Hour)) // "a" is leased, which is unfinished
 		}},
+		{"one that arrives while an older one of its key is leased waits", func(f *fixture) {
+			f.create(newEvent("a", ordered("k")))
+			d := f.claimOne("dlv_a")
+			f.create(newEvent("b", ordered("k")))
+			f.wantClaim(start())
+			f.must(f.finish(d, relay.DeliveryDone, start()))
+			f.wantClaim(start(), "dlv_b")
+		}},
 		{"the next of a key follows when the one before is final", func(f *fixture) {
 			f.create(newEvent("a", ordered("k")), newEvent("b", ordered("k")),
 				newEvent("c", ordered("k")), newEvent("d", ordered("k")))

@@ -1,18 +1,22 @@
 package storetest
 
 import (
+	"slices"
 	"time"
 
 	"github.com/posternhq/postern/relay"
 )
 
-func duplicateTests() []test {
-	// again is the second arrival of what was stored as "a", an hour later.
-	again := func() relay.NewEvent {
-		return newEvent("b", dedupe("k"), func(n *relay.NewEvent) {
-			n.Event.ReceivedAt, n.Deliveries[0].NextAt = later(time.Hour), later(time.Hour)
-		})
-	}
+func duplicateTests() []test { return slices.Concat(dedupeTests(), requeueTests()) }
+
+// again is the second arrival of what was stored as "a", an hour later.
+func again() relay.NewEvent {
+	return newEvent("b", dedupe("k"), func(n *relay.NewEvent) {
+		n.Event.ReceivedAt, n.Deliveries[0].NextAt = later(time.Hour), later(time.Hour)
+	})
+}
+
+func dedupeTests() []test {
 	return []test{
 		{"an event with a stored key is a duplicate of the first and is not stored", func(f *fixture) {
 			f.create(newEvent("a", dedupe("k")))
@@ -49,6 +53,34 @@ func duplicateTests() []test {
 				wantEqual(f, s.String(), f.delivery(s.String()), want)
 			}
 		}},
+		{"of the same new event sent many times at once one is stored", func(f *fixture) {
+			firsts := make(chan bool)
+			for i := range 8 {
+				go func() {
+					e := newEvent(string(rune('a'+i)), dedupe("k"))
+					receipts, err := f.store.CreateEvents(f.ctx, []relay.NewEvent{e})
+					if err != nil {
+						f.Error(err)
+					}
+					firsts <- err == nil && !receipts[0].Duplicate
+				}()
+			}
+			stored := 0
+			for range 8 {
+				if <-firsts {
+					stored++
+				}
+			}
+			if stored != 1 {
+				f.Fatalf("%d were stored", stored)
+			}
+		}},
+	}
+}
+
+// requeueTests are about duplicates of events that an app never took.
+func requeueTests() []test {
+	return []test{
 		{"a duplicate makes dead and cancelled deliveries ready at once with a fresh schedule", func(f *fixture) {
 			for _, s := range []relay.DeliveryState{relay.DeliveryDead, relay.DeliveryCancelled} {
 				f.create(newEvent(s.String(), dedupe(s.String()), func(n *relay.NewEvent) {
@@ -105,28 +137,6 @@ func duplicateTests() []test {
 			f.createOne(again())
 			f.must(f.finish(younger, relay.DeliveryReady, start()))
 			f.wantClaim(later(2*time.Hour), "dlv_a")
-		}},
-		{"of the same new event sent many times at once one is stored", func(f *fixture) {
-			firsts := make(chan bool)
-			for i := range 8 {
-				go func() {
-					e := newEvent(string(rune('a'+i)), dedupe("k"))
-					receipts, err := f.store.CreateEvents(f.ctx, []relay.NewEvent{e})
-					if err != nil {
-						f.Error(err)
-					}
-					firsts <- err == nil && !receipts[0].Duplicate
-				}()
-			}
-			stored := 0
-			for range 8 {
-				if <-firsts {
-					stored++
-				}
-			}
-			if stored != 1 {
-				f.Fatalf("%d were stored", stored)
-			}
 		}},
 	}
 }

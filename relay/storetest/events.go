@@ -183,6 +183,7 @@ func listTests() []test {
 				{relay.EventFilter{}, []relay.EventID{"evt_4", "evt_3", "evt_2", "evt_1"}},
 				{relay.EventFilter{App: "shop"}, []relay.EventID{"evt_4", "evt_2", "evt_1"}},
 				{relay.EventFilter{Endpoint: "stripe"}, []relay.EventID{"evt_4", "evt_3", "evt_1"}},
+				{relay.EventFilter{App: "shop", Endpoint: "github"}, []relay.EventID{"evt_2"}},
 				{relay.EventFilter{App: "shop", Endpoint: "stripe"}, []relay.EventID{"evt_4", "evt_1"}},
 				{relay.EventFilter{App: "nobody"}, nil},
 				{relay.EventFilter{App: "shop", Before: "evt_3"}, []relay.EventID{"evt_2", "evt_1"}},

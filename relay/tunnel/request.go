@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httputil"
+	"net/url"
 	"strconv"
 	"strings"
 
@@ -61,10 +62,7 @@ func checkHead(req *http.Request) error {
 
 // writeHead writes the request line and the header (RFC 9112, section 2.1).
 func writeHead(w *bufio.Writer, req *http.Request, f framing) error {
-	uri := req.URL.Opaque // the client's own spelling, where there is one
-	if uri == "" {
-		uri = req.URL.RequestURI()
-	}
+	uri := requestTarget(req.URL)
 	if strings.ContainsAny(uri, " \r\n\t") {
 		return relay.Errorf(relay.Invalid, "request with an invalid target")
 	}
@@ -98,6 +96,19 @@ func writeHead(w *bufio.Writer, req *http.Request, f framing) error {
 	}
 	_, err := w.WriteString("\r\n")
 	return err
+}
+
+// requestTarget is u's path and query for the request line. Opaque is the
+// client's own spelling, where there is one. What RequestURI would do to an
+// Opaque that begins with "//" is not wanted: here it is a path, never a host.
+func requestTarget(u *url.URL) string {
+	if u.Opaque == "" {
+		return u.RequestURI()
+	}
+	if u.RawQuery != "" || u.ForceQuery {
+		return u.Opaque + "?" + u.RawQuery
+	}
+	return u.Opaque
 }
 
 func writeLine(w *bufio.Writer, name, value string) {

@@ -18,7 +18,8 @@ import (
 
 // Transport sends HTTP requests to apps through their tunnels. The app's id is
 // the host of the request's URL ("http://shop/path"); req.Host is what the app
-// sees, and URL.Opaque, when set, is the target as it goes on the wire. Errors are *relay.Error or the context's.
+// sees, and URL.Opaque, when set, is the path as it goes on the wire (with the
+// query, unless that is in RawQuery). Errors are *relay.Error or the context's.
 //
 // It is not net/http's Transport because that one cannot know what we know: on
 // which tunnel a kept-alive stream lies and whether that tunnel is draining,
