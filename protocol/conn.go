@@ -1,11 +1,10 @@
 package protocol
 
 import (
-	"context"
-	"errors"
-	"io"
+	"bytes"
 	"net"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,15 +13,16 @@ import (
 )
 
 const (
-	// gatherLimit is how many bytes may wait for the socket. Small enough that a
-	// short request is not stuck behind a long queue, large enough to fill one
-	// write.
-	gatherLimit = 64 << 10
+	// gatherLimit is how many bytes may wait for the socket: two chunks. Small
+	// enough that a short request is not stuck behind a long queue.
+	gatherLimit = 2 * (chunk + headerSize)
 	// idleBuffer is what a quiet tunnel keeps for reading.
 	idleBuffer = 4 << 10
 	// busyBuffer is what one read may take from the socket, and one message hold
 	// without growing, while the tunnel is busy. Lent from busyBuffers.
-	busyBuffer = gatherLimit + 4<<10
+	busyBuffer = gatherLimit + 8<<10
+	// controlLimit is how far frames that cannot wait may overfill the buffer.
+	controlLimit = 1 << 20
 	// writeStall is how long one write to the socket may make no progress.
 	writeStall = 30 * time.Second
 )
@@ -38,177 +38,191 @@ func returnBuffer(b []byte) {
 	}
 }
 
-// wsConn is the net.Conn under the multiplexer: a byte stream made of binary
+// wsConn is what the multiplexer stands on: bytes in, frames out, as binary
 // WebSocket messages. It replaces websocket.NetConn, which sends every yamux
-// frame as a message of its own and pays for a context each time.
+// header and body as a message of its own and pays for a context each time.
 //
-// Write appends to a buffer and returns; the goroutine flush sends whatever has
-// gathered as one message. A full buffer blocks the writer and nobody else.
+// Writing gathers: a frame is appended to a buffer, and whoever finds nobody
+// sending sends everything that has gathered, as one message, until nothing is
+// left; the others return at once. There is no timer and no hand-over to another
+// goroutine. A full buffer blocks the writer and nobody else.
 type wsConn struct {
 	ws   *websocket.Conn
 	wire *framer
 
 	lastRead atomic.Int64 // unix nanoseconds of the last byte received
 
-	// Read side; owned by the one reader, the multiplexer's receive loop.
-	msg      io.Reader // the message being read, nil between messages
-	in       []byte    // unread bytes, inside small or large
-	small    []byte    // idleBuffer bytes, always there
-	large    []byte    // busyBuffer bytes while the tunnel is busy, else nil
-	lastFill int       // what the last read from the socket brought
-	readErr  error     // final
+	// Read side; owned by the one reader, the multiplexer's receiver.
+	reader  frameReader
+	in      []byte // unread bytes, inside the reader's buffer
+	small   []byte // idleBuffer bytes, always there
+	large   []byte // busyBuffer bytes while the tunnel is busy, else nil
+	readErr error  // final
+
+	answering atomic.Bool // a control frame is being answered
 
 	mu      sync.Mutex
-	changed sync.Cond // of mu: gather shrank, flushing ended, or err was set
-	gather  []byte    // guarded by mu; room for a header, then the bytes that wait for flush; nil while quiet
-	busy    bool      // guarded by mu; flush is sending
+	changed sync.Cond // of mu: gather shrank, sending ended, or err was set
+	gather  []byte    // guarded by mu; room for a header, then the frames that wait; nil while quiet
+	frames  int       // guarded by mu; how many frames gather holds
+	busy    bool      // guarded by mu; somebody is sending
 	err     error     // guarded by mu; final
 
-	wake    chan struct{} // one slot: gather has bytes
-	closed  chan struct{}
 	once    sync.Once
-	flushed chan struct{} // closed when the goroutine flush has returned
+	senders sync.WaitGroup // background senders; Add under mu while err is nil
 }
 
-// newWSConn starts the goroutine flush; Close ends it.
+// newWSConn starts nothing. ws is kept because its finalizer would close the
+// socket.
 func newWSConn(ws *websocket.Conn, wire *framer) *wsConn {
-	ws.SetReadLimit(-1) // a message is as long as its sender's buffer; the multiplexer bounds what is kept
-	c := &wsConn{
-		ws: ws, wire: wire,
-		small:   make([]byte, idleBuffer),
-		wake:    make(chan struct{}, 1),
-		closed:  make(chan struct{}),
-		flushed: make(chan struct{}),
-	}
+	c := &wsConn{ws: ws, wire: wire, small: make([]byte, idleBuffer)}
 	c.changed.L = &c.mu
+	c.reader = frameReader{src: wire, masked: !wire.masked, control: c.answer}
+	c.reader.use(c.small)
 	c.lastRead.Store(time.Now().UnixNano())
-	go c.flush()
 	return c
 }
 
-// Read implements net.Conn, for one goroutine at a time.
-func (c *wsConn) Read(p []byte) (int, error) {
-	if len(c.in) == 0 {
-		if c.readErr != nil {
-			return 0, c.readErr
-		}
-		buf := c.readBuffer()
-		if len(p) >= len(buf) {
-			return c.fill(p) // no detour
-		}
-		n, err := c.fill(buf)
-		if err != nil {
-			return 0, err
-		}
-		c.in = buf[:n]
+// next returns bytes that have arrived, at least one, waiting for them. They
+// stay valid until the next call; advance says how many were used.
+func (c *wsConn) next() ([]byte, error) {
+	if len(c.in) > 0 {
+		return c.in, nil
 	}
-	n := copy(p, c.in)
-	c.in = c.in[n:]
-	return n, nil
+	if c.readErr == nil {
+		c.chooseBuffer()
+		if c.in, c.readErr = c.reader.next(); c.readErr == nil {
+			c.lastRead.Store(time.Now().UnixNano())
+		}
+	}
+	if c.readErr != nil {
+		return nil, c.cause(c.readErr)
+	}
+	return c.in, nil
 }
 
-// readBuffer picks the buffer for the next fill. c.in is empty, so nothing
-// points into either.
-func (c *wsConn) readBuffer() []byte {
-	switch {
-	case c.large == nil && c.lastFill >= idleBuffer/2:
+func (c *wsConn) advance(n int) { c.in = c.in[n:] }
+
+// chooseBuffer gives the reader a large buffer while much arrives, and takes it
+// back when little does.
+func (c *wsConn) chooseBuffer() {
+	if !c.reader.empty() {
+		return
+	}
+	switch much := c.reader.lastFill >= idleBuffer/2; {
+	case much && c.large == nil:
 		c.large = lendBuffer()
-	case c.large != nil && c.lastFill < idleBuffer/2:
+		c.reader.use(c.large)
+	case !much && c.large != nil:
+		c.reader.use(c.small)
 		returnBuffer(c.large)
 		c.large = nil
 	}
-	if c.large != nil {
-		return c.large
-	}
-	return c.small
 }
 
-// fill reads once from the socket into buf, going on to the next message when
-// one ends.
-func (c *wsConn) fill(buf []byte) (int, error) {
-	for {
-		if c.msg == nil {
-			typ, r, err := c.ws.Reader(context.Background())
-			if err == nil && typ != websocket.MessageBinary {
-				err = Errorf(CodeBadMessage, "WebSocket message of type %v, expected binary", typ)
-			}
-			if err != nil {
-				c.readErr = c.cause(err)
-				return 0, c.readErr
-			}
-			c.msg = r
-		}
-		n, err := c.msg.Read(buf)
-		if errors.Is(err, io.EOF) {
-			c.msg, err = nil, nil
-		}
-		if err != nil {
-			err = c.cause(err)
-			c.readErr = err
-		}
-		if n > 0 {
-			c.lastFill = n
-			c.lastRead.Store(time.Now().UnixNano())
-			return n, nil
-		}
-		if err != nil {
-			return 0, err
-		}
+// answer answers a ping or a close. It is called by the receiver, which must not
+// wait for the socket. One answer at a time: RFC 6455, section 5.5.3, asks only
+// for the latest ping's.
+func (c *wsConn) answer(op byte, payload []byte) {
+	if c.answering.Swap(true) {
+		return
 	}
-}
-
-// Write implements net.Conn: it takes p over and returns before it is sent.
-func (c *wsConn) Write(p []byte) (int, error) {
+	if op == opPing {
+		op = opPong
+	}
+	payload = bytes.Clone(payload)
 	c.mu.Lock()
-	for c.err == nil && c.waitingLocked() > 0 && c.waitingLocked()+len(p) > gatherLimit {
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return
+	}
+	c.senders.Go(func() {
+		defer c.answering.Store(false)
+		if err := c.wire.writeControl(op, payload); err != nil {
+			c.fail(err)
+		}
+	})
+}
+
+// writeFrame queues one frame, waiting while the buffer is full, and sends it
+// unless somebody is sending already. Nil means queued.
+func (c *wsConn) writeFrame(h header, p []byte) error {
+	size := headerSize + len(p)
+	c.mu.Lock()
+	for c.err == nil && c.waitingLocked() > 0 && c.waitingLocked()+size > gatherLimit {
 		c.changed.Wait()
 	}
+	mine := c.appendLocked(h, p)
+	err := c.err
+	c.mu.Unlock()
+	if mine {
+		c.send()
+	}
+	return err
+}
+
+// writeControl queues a frame without content at once and sends it unless
+// somebody is sending already.
+func (c *wsConn) writeControl(h header) {
+	c.mu.Lock()
+	mine := c.appendLocked(h, nil)
+	c.mu.Unlock()
+	if mine {
+		c.send()
+	}
+}
+
+// appendFrame queues a small frame for those who must not wait for the socket:
+// the receiver, whoever holds a stream's lock, and the control stream.
+func (c *wsConn) appendFrame(h header, p []byte) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.waitingLocked() > controlLimit {
+		c.failLocked(Errorf(CodeBadMessage, "the peer sends and does not read"))
+	}
+	if c.appendLocked(h, p) {
+		c.senders.Go(c.send)
+	}
+	return c.err
+}
+
+// appendLocked queues a frame. True obliges the caller to call send.
+func (c *wsConn) appendLocked(h header, p []byte) bool {
 	if c.err != nil {
-		err := c.err
-		c.mu.Unlock()
-		return 0, err
+		return false
 	}
 	if c.gather == nil {
 		c.gather = lendBuffer()[:frameHead]
 	}
-	c.gather = append(c.gather, p...)
-	c.mu.Unlock()
-	select {
-	case c.wake <- struct{}{}:
-	default:
-	}
-	return len(p), nil
+	c.gather = append(append(c.gather, h[:]...), p...)
+	c.frames++
+	mine := !c.busy
+	c.busy = true
+	return mine
 }
 
-// flush sends what gathers until the connection is closed.
-func (c *wsConn) flush() {
-	defer close(c.flushed)
-	for {
-		select {
-		case <-c.wake:
-			c.flushGathered()
-		case <-c.closed:
-			return
-		}
-	}
-}
-
-// flushGathered sends until nothing is left. Writers go on filling a second
-// buffer while the first is on its way.
-func (c *wsConn) flushGathered() {
+// send sends until nothing is left; busy is the caller's. Writers go on filling
+// a second buffer while the first is on its way.
+func (c *wsConn) send() {
 	spare := lendBuffer()[:frameHead]
-	for {
+	for crowd := false; ; {
+		if crowd {
+			// Several streams were writing a moment ago: let those that can run
+			// add their frames before this message leaves.
+			runtime.Gosched()
+		}
 		c.mu.Lock()
 		buf := c.gather
 		if c.waitingLocked() == 0 || c.err != nil {
-			c.gather, c.busy = nil, false
+			c.gather, c.frames, c.busy = nil, 0, false
 			c.changed.Broadcast()
 			c.mu.Unlock()
 			returnBuffer(buf)
 			returnBuffer(spare)
 			return
 		}
-		c.gather, c.busy = spare, true
+		crowd = c.frames > 1
+		c.gather, c.frames = spare, 0
 		c.changed.Broadcast()
 		c.mu.Unlock()
 		if err := c.wire.writeMessage(buf); err != nil {
@@ -221,15 +235,19 @@ func (c *wsConn) flushGathered() {
 // waitingLocked is how many bytes wait for flush.
 func (c *wsConn) waitingLocked() int { return max(0, len(c.gather)-frameHead) }
 
-// fail makes err the answer to every later Write and ends the connection, which
+// fail makes err the answer to every later write and ends the connection, which
 // ends the reader too.
 func (c *wsConn) fail(err error) {
 	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.failLocked(err)
+}
+
+func (c *wsConn) failLocked(err error) {
 	if c.err == nil {
 		c.err = err
 	}
 	c.changed.Broadcast()
-	c.mu.Unlock()
 	c.wire.Conn.Close()
 }
 
@@ -257,14 +275,13 @@ func (c *wsConn) drain(limit time.Duration) {
 }
 
 // Close ends the connection at once, whatever has not been sent is lost, and
-// waits for flush. It may be called several times.
+// waits for background senders. It may be called several times.
 func (c *wsConn) Close() error {
 	c.once.Do(func() {
-		close(c.closed)
 		c.fail(net.ErrClosed)
 		c.ws.CloseNow()
 	})
-	<-c.flushed
+	c.senders.Wait()
 	return nil
 }
 
@@ -275,10 +292,3 @@ func (c *wsConn) quiet(now time.Time) time.Duration {
 
 func (c *wsConn) LocalAddr() net.Addr  { return c.wire.LocalAddr() }
 func (c *wsConn) RemoteAddr() net.Addr { return c.wire.RemoteAddr() }
-
-// The multiplexer sets deadlines as its safety valve. Ours are better placed:
-// writeStall bounds every write to the socket, and the session's heartbeat
-// decides when a silent peer is dead, because any byte counts as life.
-func (c *wsConn) SetDeadline(time.Time) error      { return nil }
-func (c *wsConn) SetReadDeadline(time.Time) error  { return nil }
-func (c *wsConn) SetWriteDeadline(time.Time) error { return nil }

@@ -19,7 +19,7 @@ func (s *Session) send(c Control) error {
 	defer s.controlMu.Unlock()
 	s.mu.Lock()
 	if s.end == nil { // else Close has set its own, shorter one, for whoever writes
-		s.control.SetWriteDeadline(time.Now().Add(controlTimeout))
+		s.control.setWriteDeadline(time.Now().Add(controlTimeout))
 	}
 	s.mu.Unlock()
 	if _, err := s.control.Write(msg); err != nil {
@@ -139,6 +139,7 @@ func (s *Session) beat(h Handler) bool {
 	case s.missed == 1 && h.Suspect != nil:
 		h.Suspect()
 	}
+	s.mux.ping() // for the round trip; the one below is for life
 	s.pingID++
 	if err := s.send(Control{Type: FramePing, ID: s.pingID}); err != nil {
 		s.shut(&Error{Code: CodeDead, Message: "heartbeat could not be sent", Err: err})

@@ -61,15 +61,11 @@ func Dial(ctx context.Context, cfg DialConfig) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := newSession(newWSConn(ws, d.conn), true, cfg.Config)
-	if err != nil {
-		ws.CloseNow()
-		return nil, err
-	}
+	s := newSession(newWSConn(ws, d.conn), true, cfg.Config)
 	stop := s.limitHandshake(ctx)
 	defer stop()
 	if err := s.greet(ctx, cfg.Hello); err != nil {
-		s.mux.Close()
+		s.mux.close(err)
 		return nil, err
 	}
 	return s, nil
@@ -82,10 +78,11 @@ func (s *Session) greet(ctx context.Context, h Hello) error {
 		return err
 	}
 	s.hello = h
-	control, err := s.mux.OpenStream(ctx)
+	control, err := s.mux.open()
 	if err != nil {
 		return fmt.Errorf("open the control stream: %w", err)
 	}
+	control.urgent = true
 	s.control = control
 	if err := s.send(Control{Type: FrameHello, Hello: &h}); err != nil {
 		return err

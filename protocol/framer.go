@@ -11,18 +11,18 @@ import (
 	"time"
 )
 
-// framer is the socket under the WebSocket library, with a way past it for our
-// own data. The library reads, answers pings and closes; but it writes through
-// 4 KiB buffers that cannot be configured, so a 64 KiB message of a client,
-// which must be masked, costs it sixteen copies, sixteen system calls and, over
-// TLS, sixteen records. writeMessage frames and masks the message where it lies
-// and sends it in one write.
+// framer is the socket under the WebSocket library. The library shakes hands;
+// after that we frame and take apart ourselves (framer, frameReader): it reads
+// and writes through 4 KiB buffers that cannot be configured, so a 64 KiB message
+// of a client, which must be masked, costs it sixteen copies, sixteen system
+// calls and, over TLS, sixteen records, and two reads at the other end. Here it
+// is masked where it lies and sent in one write.
 //
-// Every write is one whole frame, ours or the library's (it flushes its buffer
-// at the end of a control frame), so that the two can take turns.
+// Every write is one whole frame.
 type framer struct {
 	net.Conn
-	masked bool // this end is the client
+	masked bool   // this end is the client
+	early  []byte // what came behind the upgrade request; the reader's
 
 	mu  sync.Mutex // held while a frame is written
 	err error      // guarded by mu; the first failed write, final
@@ -32,21 +32,30 @@ type framer struct {
 // of key (RFC 6455, section 5.2).
 const frameHead = 14
 
-// Write implements net.Conn for the library: the upgrade and control frames.
-func (f *framer) Write(p []byte) (int, error) {
-	if err := f.send(p); err != nil {
-		return 0, err
+// Read gives what came early, then what comes.
+func (f *framer) Read(p []byte) (int, error) {
+	if len(f.early) > 0 {
+		n := copy(p, f.early)
+		if f.early = f.early[n:]; len(f.early) == 0 {
+			f.early = nil
+		}
+		return n, nil
 	}
-	return len(p), nil
+	return f.Conn.Read(p)
+}
+
+// writeControl sends a control frame: the answer to a ping or a close.
+func (f *framer) writeControl(op byte, payload []byte) error {
+	frame := append(make([]byte, frameHead, frameHead+maxControlPayload), payload...)
+	return f.writeFrame(op, frame)
 }
 
 // writeMessage sends buf[frameHead:] as one binary message. It uses the bytes
 // before it for the header and scrambles the rest.
-func (f *framer) writeMessage(buf []byte) error {
-	const (
-		finBinary = 0x80 | 0x2
-		maskBit   = 0x80
-	)
+func (f *framer) writeMessage(buf []byte) error { return f.writeFrame(opBinary, buf) }
+
+func (f *framer) writeFrame(op byte, buf []byte) error {
+	const fin, maskBit = 0x80, 0x80
 	payload := buf[frameHead:]
 	start := frameHead
 	var bit byte
@@ -73,7 +82,7 @@ func (f *framer) writeMessage(buf []byte) error {
 		binary.BigEndian.PutUint64(buf[start+1:], uint64(n))
 	}
 	start--
-	buf[start] = finBinary
+	buf[start] = fin | op
 	return f.send(buf[start:])
 }
 
@@ -119,12 +128,13 @@ func (w *framerWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		return nil, nil, err
 	}
 	w.conn = &framer{Conn: conn}
-	// The upgrade answer is still in rw.Writer, whose target is the server's own
-	// connection: it must leave before the target changes.
+	early, _ := rw.Reader.Peek(rw.Reader.Buffered())
+	w.conn.early = append(w.conn.early, early...)
+	// The upgrade answer is still in the server's buffer. The library gets buffers
+	// of the least size: it will not use them, and the server's 8 KiB are free.
 	if err := rw.Writer.Flush(); err != nil {
 		conn.Close()
 		return nil, nil, err
 	}
-	rw.Writer.Reset(w.conn)
-	return w.conn, rw, nil
+	return w.conn, bufio.NewReadWriter(bufio.NewReaderSize(w.conn, 16), bufio.NewWriterSize(w.conn, 16)), nil
 }

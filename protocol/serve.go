@@ -39,15 +39,11 @@ func Accept(w http.ResponseWriter, r *http.Request, cfg AcceptConfig) (*Session,
 		ws.Close(websocket.StatusPolicyViolation, "subprotocol "+Subprotocol+" expected")
 		return nil, Errorf(CodeVersion, "the client does not offer subprotocol %s", Subprotocol)
 	}
-	s, err := newSession(newWSConn(ws, cw.conn), false, cfg.Config)
-	if err != nil {
-		ws.CloseNow()
-		return nil, err
-	}
+	s := newSession(newWSConn(ws, cw.conn), false, cfg.Config)
 	stop := s.limitHandshake(context.Background())
 	defer stop()
 	if err := s.welcomeAgent(cfg.Welcome); err != nil {
-		s.mux.Close()
+		s.mux.close(err)
 		return nil, fmt.Errorf("handshake: %w", err)
 	}
 	return s, nil
@@ -66,10 +62,11 @@ func (s *Session) limitHandshake(ctx context.Context) (stop func()) {
 
 // welcomeAgent is the relay's half: read Hello, write Welcome or Refuse.
 func (s *Session) welcomeAgent(welcome func(Hello) (Welcome, error)) error {
-	control, err := s.mux.AcceptStream()
+	control, err := s.mux.accept()
 	if err != nil {
 		return fmt.Errorf("wait for the control stream: %w", err)
 	}
+	control.urgent = true
 	s.control = control
 	body, err := readFrame(control, nil)
 	if err != nil {

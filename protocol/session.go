@@ -1,18 +1,14 @@
 package protocol
 
 import (
+	"cmp"
 	"context"
-	"errors"
-	"fmt"
-	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
 	"slices"
 	"sync"
 	"time"
-
-	"github.com/libp2p/go-yamux/v5"
 )
 
 // Limits of a session.
@@ -57,8 +53,8 @@ type Session struct {
 	welcome Welcome
 	client  bool // this end dialed
 	conn    *wsConn
-	mux     *yamux.Session
-	control *yamux.Stream
+	mux     *mux
+	control *muxStream
 	log     *slog.Logger
 
 	controlMu sync.Mutex // held while a control message is written
@@ -95,37 +91,17 @@ type Drain struct {
 }
 
 // newSession starts the multiplexer on conn. The caller runs the handshake.
-func newSession(conn *wsConn, client bool, cfg Config) (*Session, error) {
+func newSession(conn *wsConn, client bool, cfg Config) *Session {
 	s := &Session{client: client, conn: conn, log: cfg.Logger, drained: make(chan struct{})}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	mc := yamux.DefaultConfig()
-	mc.EnableKeepAlive = false // ours is on the control stream
-	mc.LogOutput = io.Discard
-	mc.ReadBufSize = 0 // wsConn has one
-	mc.MaxMessageSize = chunk + 12
-	mc.ConnectionWriteTimeout = writeStall
-	mc.MaxIncomingStreams = 1024
-	if cfg.MaxStreams > 0 {
-		mc.MaxIncomingStreams = uint32(cfg.MaxStreams)
-	}
+	incoming := cmp.Or(max(cfg.MaxStreams, 0), 1024)
 	if !client {
-		mc.MaxIncomingStreams++ // the control stream is the agent's
+		incoming++ // the control stream is the agent's
 	}
-	mc.MaxStreamWindowSize = 4 << 20
-	if cfg.MaxWindow > 0 {
-		mc.MaxStreamWindowSize = max(uint32(cfg.MaxWindow), mc.InitialStreamWindowSize)
-	}
-	start := yamux.Server
-	if client {
-		start = yamux.Client
-	}
-	var err error
-	if s.mux, err = start(conn, mc, spans(cfg.Budget)); err != nil {
-		return nil, fmt.Errorf("start multiplexer: %w", err)
-	}
-	return s, nil
+	s.mux = newMux(conn, client, incoming, uint32(cmp.Or(max(cfg.MaxWindow, 0), 4<<20)), cfg.Budget)
+	return s
 }
 
 // Hello is what the agent said; Welcome what the relay answered.
@@ -142,7 +118,7 @@ func (s *Session) RemoteAddr() net.Addr { return s.conn.RemoteAddr() }
 func (s *Session) Quiet() time.Duration { return s.conn.quiet(time.Now()) }
 
 // Done is closed when the session has ended, for whatever reason.
-func (s *Session) Done() <-chan struct{} { return s.mux.CloseChan() }
+func (s *Session) Done() <-chan struct{} { return s.mux.done }
 
 // Open starts a stream to the peer. It returns before the peer has answered;
 // see Stream. It fails with Unsent set when the session is over or the peer is
@@ -156,21 +132,18 @@ func (s *Session) Open(ctx context.Context, o Open) (*Stream, error) {
 		return nil, err
 	}
 	if err := ctx.Err(); err != nil {
-		return nil, err // the multiplexer would keep half a stream
+		return nil, err
 	}
 	s.openMu.RLock()
 	defer s.openMu.RUnlock()
 	if s.draining {
 		return nil, &Error{Code: CodeDraining, Message: "the peer takes no new streams", Unsent: true}
 	}
-	y, err := s.mux.OpenStream(ctx)
+	y, err := s.mux.open()
 	if err != nil {
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		return nil, &Error{Code: CodeReset, Message: "tunnel lost", Err: s.lostErr(err), Unsent: true}
+		return nil, &Error{Code: cmp.Or(CodeOf(err), CodeReset), Message: "tunnel lost", Err: s.lostErr(err), Unsent: true}
 	}
-	return &Stream{y: y, sess: s, open: o, first: first}, nil
+	return &Stream{mux: y, sess: s, open: o, first: first}, nil
 }
 
 // Run serves the session until it ends and returns why; it owns every goroutine
@@ -184,6 +157,7 @@ func (s *Session) Run(ctx context.Context, h Handler) error {
 
 	var running sync.WaitGroup
 	running.Go(func() { s.readControl(h) })
+	s.mux.ping()
 	beats := s.startBeats(h)
 	s.serveStreams(ctx, h, &running) // until the multiplexer ends
 	beats.stop()
@@ -197,7 +171,7 @@ func (s *Session) Run(ctx context.Context, h Handler) error {
 // stuck accept loop would stop the whole tunnel.
 func (s *Session) serveStreams(ctx context.Context, h Handler, running *sync.WaitGroup) {
 	for {
-		y, err := s.mux.AcceptStream()
+		y, err := s.mux.accept()
 		if err != nil {
 			s.shut(&Error{Code: CodeReset, Message: "connection lost", Err: s.conn.cause(err)})
 			return
@@ -211,15 +185,15 @@ func (s *Session) serveStreams(ctx context.Context, h Handler, running *sync.Wai
 }
 
 // serveStream reads the Open of one stream and hands it over.
-func (s *Session) serveStream(ctx context.Context, h Handler, y *yamux.Stream) {
-	st := &Stream{y: y, sess: s, replied: true}
-	y.SetReadDeadline(time.Now().Add(handshakeTimeout))
+func (s *Session) serveStream(ctx context.Context, h Handler, y *muxStream) {
+	st := &Stream{mux: y, sess: s, replied: true}
+	y.setReadDeadline(time.Now().Add(handshakeTimeout))
 	body, err := readFrame(y, nil)
 	if err != nil {
 		st.Reset(CodeBadMessage)
 		return
 	}
-	y.SetReadDeadline(time.Time{})
+	y.setReadDeadline(time.Time{})
 	if st.open, err = DecodeOpen(body); err != nil {
 		st.Refuse(CodeBadMessage, err.Error())
 		return
@@ -309,12 +283,13 @@ func (s *Session) Close(code Code, message string) error {
 	}
 	s.mu.Unlock()
 	if !over {
-		s.control.SetWriteDeadline(time.Now().Add(closeTimeout))
+		s.control.setWriteDeadline(time.Now().Add(closeTimeout))
 		if err := s.send(Control{Type: FrameClose, Code: code, Message: message}); err == nil {
 			s.linger()
 		}
 	}
-	return s.mux.Close()
+	s.mux.close(s.endReason())
+	return nil
 }
 
 // linger gives the peer closeTimeout to read our last words and hang up; were
@@ -336,7 +311,7 @@ func (s *Session) shut(why *Error) {
 		s.end = why
 	}
 	s.mu.Unlock()
-	s.mux.Close()
+	s.mux.close(why)
 }
 
 // endReason is why the session ended, never nil.
@@ -357,56 +332,6 @@ func (s *Session) lostErr(err error) error {
 		return s.end
 	}
 	return err
-}
-
-// spans adapts a Budget to the multiplexer, which asks for memory per stream.
-// The first 256 KiB are always granted: they are the peer's by the protocol,
-// and the number of streams is bounded elsewhere.
-func spans(b Budget) func() (yamux.MemoryManager, error) {
-	if b == nil {
-		return nil
-	}
-	return func() (yamux.MemoryManager, error) { return &span{budget: b}, nil }
-}
-
-// span is one stream's share of a Budget.
-type span struct {
-	budget Budget
-	mu     sync.Mutex
-	grown  int // guarded by mu; -1 after Done
-}
-
-var errBudget = errors.New("no budget for a larger window")
-
-func (s *span) ReserveMemory(size int, prio uint8) error {
-	if prio == 255 { // the stream's first window
-		return nil
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.grown < 0 || !s.budget.Reserve(size) {
-		return errBudget
-	}
-	s.grown += size
-	return nil
-}
-
-func (s *span) ReleaseMemory(size int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if size = min(size, s.grown); size > 0 {
-		s.grown -= size
-		s.budget.Release(size)
-	}
-}
-
-func (s *span) Done() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.grown > 0 {
-		s.budget.Release(s.grown)
-	}
-	s.grown = -1
 }
 
 // jittered is d give or take beatJitter.

@@ -6,7 +6,6 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
-	"time"
 )
 
 // Copy buffers start small, because most streams are quiet most of the time,
@@ -87,9 +86,6 @@ func resizeCopy(buf []byte, n, short int) ([]byte, int) {
 	return buf, 0
 }
 
-// abortWait is how long the peer may read what came before a cut.
-const abortWait = time.Second
-
 // Splice joins a stream and the connection behind it until both directions have
 // ended, and closes both.
 //
@@ -150,21 +146,8 @@ func (sp *splice) toStream() {
 	default:
 		// Also an end after broken: the kernel reports a reset once, and when the
 		// writer has had it the reader is told of an end that was none.
-		sp.stream.resetAfterRead(sp.done)
+		sp.stream.Reset(CodeReset)
 	}
-}
-
-// resetAfterRead resets the stream once the peer had time to read what came
-// before: a reset overtakes unread bytes, and they may be a complete answer. A
-// peer that needs no more closes first, which ends the other direction.
-func (s *Stream) resetAfterRead(done <-chan struct{}) {
-	timer := time.NewTimer(abortWait)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-done:
-	}
-	s.Reset(CodeReset)
 }
 
 // closeWrite ends the direction towards conn, or conn when it has none.

@@ -10,13 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/libp2p/go-yamux/v5"
 )
-
-// chunk is the most one frame carries, so that streams take turns: a short
-// answer waits for a few chunks of a bulk transfer, never for a whole window.
-const chunk = 32 << 10
 
 // Stream is one logical connection inside a Session, a net.Conn. One goroutine
 // may read while another writes; Close, Reset and the deadlines are for anybody.
@@ -25,7 +19,7 @@ const chunk = 32 << 10
 // a refusal is returned from Read, and from later Writes, as an *Error with
 // Unsent set.
 type Stream struct {
-	y    *yamux.Stream
+	mux  *muxStream
 	sess *Session
 	open Open
 
@@ -46,17 +40,8 @@ type Stream struct {
 func (s *Stream) Accepted() bool { return s.accepted.Load() }
 
 // Fresh reports whether an idle stream can still be used: nothing has arrived
-// on it that nobody asked for, and the peer has not ended it. It takes the
-// reader's place for a moment and clears the read deadline.
-func (s *Stream) Fresh() bool {
-	s.y.SetReadDeadline(time.Unix(1, 0))
-	n, err := s.y.Read(make([]byte, 1))
-	if n > 0 || !errors.Is(err, yamux.ErrTimeout) {
-		return false
-	}
-	s.y.SetReadDeadline(time.Time{})
-	return true
-}
+// on it that nobody asked for, and neither side has ended it.
+func (s *Stream) Fresh() bool { return s.mux.fresh() }
 
 // Kind is what the stream is for.
 func (s *Stream) Kind() Kind { return s.open.Kind }
@@ -78,11 +63,7 @@ func (s *Stream) Read(p []byte) (int, error) {
 			return 0, err
 		}
 	}
-	n, err := s.y.Read(p)
-	if err != nil && err != io.EOF {
-		err = s.wrap(err)
-	}
-	return n, err
+	return s.mux.Read(p)
 }
 
 // AwaitReply waits for the peer's Reply. Use it where the answer matters before
@@ -109,15 +90,18 @@ func (s *Stream) readReply() error {
 		return s.replyErr
 	}
 	var seen bytes.Buffer
-	body, err := readFrame(io.MultiReader(bytes.NewReader(s.part), io.TeeReader(s.y, &seen)), nil)
+	body, err := readFrame(io.MultiReader(bytes.NewReader(s.part), io.TeeReader(s.mux, &seen)), nil)
 	switch {
-	case errors.Is(err, yamux.ErrTimeout):
+	case errors.Is(err, os.ErrDeadlineExceeded):
 		s.part = append(s.part, seen.Bytes()...)
-		return s.wrap(err) // the caller may extend the deadline and come back
+		return err // the caller may extend the deadline and come back
 	case err == io.EOF, err == io.ErrUnexpectedEOF:
 		s.replyErr = Errorf(CodeReset, "stream ended before its reply")
+	case CodeOf(err) == CodeLimit:
+		// The peer's multiplexer had no place for the stream: nobody saw it.
+		s.replyErr = &Error{Code: CodeLimit, Message: "the peer has no streams left", Unsent: true}
 	case err != nil:
-		s.replyErr = s.wrap(err)
+		s.replyErr = err
 	default:
 		s.replyErr = DecodeReply(body)
 	}
@@ -139,7 +123,7 @@ func (s *Stream) Write(p []byte) (int, error) {
 	s.wmu.Lock()
 	defer s.wmu.Unlock()
 	if s.first == nil {
-		n, err := s.y.Write(p)
+		n, err := s.mux.Write(p)
 		return n, s.writeError(err)
 	}
 	return s.writeFirstLocked(p)
@@ -149,7 +133,7 @@ func (s *Stream) Write(p []byte) (int, error) {
 // back of the Open stays in front of the next write.
 func (s *Stream) writeFirstLocked(p []byte) (int, error) {
 	opening := len(s.first)
-	n, err := s.y.Write(append(s.first, p...))
+	n, err := s.mux.Write(append(s.first, p...))
 	if n < opening {
 		s.first = s.first[n:]
 		return 0, s.writeError(err)
@@ -177,31 +161,12 @@ func (s *Stream) flushOpenLocked() error {
 	return err
 }
 
+// writeError is err, or the refusal behind it.
 func (s *Stream) writeError(err error) error {
-	if err == nil {
-		return nil
-	}
-	if refused := s.refused.Load(); refused != nil {
+	if refused := s.refused.Load(); err != nil && refused != nil {
 		return refused
 	}
-	return s.wrap(err)
-}
-
-// wrap turns the multiplexer's errors into ours. Timeouts stay net.Errors.
-func (s *Stream) wrap(err error) error {
-	if errors.Is(err, yamux.ErrTimeout) {
-		return os.ErrDeadlineExceeded
-	}
-	var reset *yamux.StreamError
-	switch {
-	case errors.As(err, &reset) && reset.Remote:
-		return &Error{Code: codeFromNumber(reset.ErrorCode), Message: "stream reset by the peer"}
-	case errors.As(err, &reset):
-		return net.ErrClosed
-	case errors.Is(err, yamux.ErrStreamClosed):
-		return net.ErrClosed
-	}
-	return &Error{Code: CodeReset, Message: "tunnel lost", Err: s.sess.lostErr(err)}
+	return err
 }
 
 // CloseWrite ends our direction; the peer reads io.EOF after the last byte.
@@ -211,45 +176,51 @@ func (s *Stream) CloseWrite() error {
 	if err := s.flushOpenLocked(); err != nil {
 		return err
 	}
-	return s.writeError(s.y.CloseWrite())
+	return s.writeError(s.mux.CloseWrite())
 }
 
 // Close ends both directions. When both have already ended cleanly nothing is
 // sent; otherwise the peer's reads and writes fail with CodeCanceled.
 func (s *Stream) Close() error { return s.Reset(CodeCanceled) }
 
-// Reset aborts both directions: what the peer has not read yet is lost, and its
-// reads and writes fail with code.
-func (s *Stream) Reset(code Code) error { return s.y.ResetWithError(code.number()) }
+// Reset aborts both directions. The peer still reads what was sent before; then
+// its reads fail with code, and its writes at once.
+func (s *Stream) Reset(code Code) error { return s.mux.Reset(code) }
 
 // ID is the stream's number in the session, for logs.
-func (s *Stream) ID() uint32 { return s.y.StreamID() }
+func (s *Stream) ID() uint32 { return s.mux.id }
 
 func (s *Stream) LocalAddr() net.Addr                { return s.sess.conn.LocalAddr() }
 func (s *Stream) RemoteAddr() net.Addr               { return s.sess.conn.RemoteAddr() }
-func (s *Stream) SetDeadline(t time.Time) error      { return s.y.SetDeadline(t) }
-func (s *Stream) SetReadDeadline(t time.Time) error  { return s.y.SetReadDeadline(t) }
-func (s *Stream) SetWriteDeadline(t time.Time) error { return s.y.SetWriteDeadline(t) }
+func (s *Stream) SetReadDeadline(t time.Time) error  { s.mux.setReadDeadline(t); return nil }
+func (s *Stream) SetWriteDeadline(t time.Time) error { s.mux.setWriteDeadline(t); return nil }
+
+// SetDeadline implements net.Conn.
+func (s *Stream) SetDeadline(t time.Time) error {
+	s.mux.setReadDeadline(t)
+	s.mux.setWriteDeadline(t)
+	return nil
+}
 
 // Accept says yes to the opener. The side that was given the stream calls
 // Accept or Refuse once, before it writes anything.
 func (s *Stream) Accept() error {
-	_, err := s.y.Write([]byte{0, 0})
+	_, err := s.mux.Write([]byte{0, 0})
 	return s.writeError(err)
 }
 
 // Refuse says no, with the reason, and ends the stream. It waits, for at most
-// refuseWait, until the opener has seen the reason: a reset at once would
-// overtake it.
+// refuseWait, until the opener has seen the reason: in multiplexers other than
+// ours a reset at once would overtake it.
 func (s *Stream) Refuse(code Code, message string) error {
 	msg, err := appendFrame(nil, Reply{Code: code, Message: clip(message)})
 	if err != nil {
 		s.Reset(code)
 		return err
 	}
-	s.y.SetDeadline(time.Now().Add(refuseWait))
-	if _, err = s.y.Write(msg); err == nil {
-		err = s.y.CloseWrite()
+	s.SetDeadline(time.Now().Add(refuseWait))
+	if _, err = s.mux.Write(msg); err == nil {
+		err = s.mux.CloseWrite()
 	}
 	if err == nil {
 		s.discard()
@@ -266,7 +237,7 @@ func (s *Stream) discard() {
 	buf := lendCopyBuffer(smallCopy)
 	defer returnCopyBuffer(buf)
 	for {
-		if _, err := s.y.Read(buf); err != nil {
+		if _, err := s.mux.Read(buf); err != nil {
 			return
 		}
 	}
