@@ -170,7 +170,11 @@ func (a *Agent) serve(ctx context.Context, sess *protocol.Session, next chan<- t
 		log.Info("tunnel closed")
 		return
 	}
-	log.Warn("tunnel lost", "err", err)
+	if protocol.CodeOf(err) == protocol.CodeReplaced {
+		log.Info("tunnel closed, a newer one is in its place")
+	} else {
+		log.Warn("tunnel lost", "err", err)
+	}
 	ask(time.Duration(welcome.SlotMS) * time.Millisecond)
 }
 

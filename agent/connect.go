@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"time"
 
@@ -43,7 +44,6 @@ func (a *Agent) connect(ctx context.Context, n int) (*protocol.Session, error) {
 		}
 		var refused *protocol.HandshakeError
 		if errors.As(err, &refused) && refused.Permanent() {
-			a.log.Error("the relay refuses this token for good, no more attempts", "err", err)
 			return nil, fmt.Errorf("%w: %w", ErrGivenUp, err)
 		}
 		wait := backoff(attempt, time.Since(since), rand.Float64())
@@ -62,11 +62,15 @@ func (a *Agent) connect(ctx context.Context, n int) (*protocol.Session, error) {
 // logFailure says the first failure aloud, and then again each time the number
 // of attempts has doubled: a relay that is away for a day is not a full disk.
 func (a *Agent) logFailure(n, attempt int, err error, wait time.Duration) {
-	if attempt&(attempt+1) == 0 && n == 0 {
-		a.log.Warn("relay not reached, trying again", "err", err, "attempt", attempt+1, "wait", wait.Round(time.Millisecond))
-		return
+	what := "relay not reached, trying again"
+	if errors.As(err, new(*protocol.HandshakeError)) {
+		what = "relay refused the tunnel, trying again"
 	}
-	a.log.Debug("relay not reached, trying again", "err", err, "attempt", attempt+1, "tunnel", n, "wait", wait)
+	level := slog.LevelDebug
+	if attempt&(attempt+1) == 0 && n == 0 {
+		level = slog.LevelWarn
+	}
+	a.log.Log(context.Background(), level, what, "err", err, "attempt", attempt+1, "tunnel", n, "wait", wait.Round(time.Millisecond))
 }
 
 func (a *Agent) dial(ctx context.Context, n int) (*protocol.Session, error) {

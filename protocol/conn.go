@@ -2,6 +2,7 @@ package protocol
 
 import (
 	"bytes"
+	"math"
 	"net"
 	"os"
 	"runtime"
@@ -156,7 +157,7 @@ func (c *wsConn) writeFrame(h header, p []byte) error {
 	err := c.err
 	c.mu.Unlock()
 	if mine {
-		c.send()
+		c.send(sendTurns)
 	}
 	return err
 }
@@ -168,7 +169,7 @@ func (c *wsConn) writeControl(h header) {
 	mine := c.appendLocked(h, nil)
 	c.mu.Unlock()
 	if mine {
-		c.send()
+		c.send(sendTurns)
 	}
 }
 
@@ -181,7 +182,7 @@ func (c *wsConn) appendFrame(h header, p []byte) error {
 		c.failLocked(Errorf(CodeBadMessage, "the peer sends and does not read"))
 	}
 	if c.appendLocked(h, p) {
-		c.senders.Go(c.send)
+		c.senders.Go(c.sendRest)
 	}
 	return c.err
 }
@@ -201,11 +202,18 @@ func (c *wsConn) appendLocked(h header, p []byte) bool {
 	return mine
 }
 
-// send sends until nothing is left; busy is the caller's. Writers go on filling
-// a second buffer while the first is on its way.
-func (c *wsConn) send() {
+// sendTurns is how many messages a writer sends before it leaves what others
+// have added meanwhile to a goroutine: a short write must not last as long as
+// somebody else's transfer.
+const sendTurns = 4
+
+func (c *wsConn) sendRest() { c.send(math.MaxInt) }
+
+// send sends until nothing is left, or turns are used up; busy is the caller's.
+// Writers go on filling a second buffer while the first is on its way.
+func (c *wsConn) send(turns int) {
 	spare := lendBuffer()[:frameHead]
-	for crowd := false; ; {
+	for crowd := false; ; turns-- {
 		if crowd {
 			// Several streams were writing a moment ago: let those that can run
 			// add their frames before this message leaves.
@@ -218,6 +226,12 @@ func (c *wsConn) send() {
 			c.changed.Broadcast()
 			c.mu.Unlock()
 			returnBuffer(buf)
+			returnBuffer(spare)
+			return
+		}
+		if turns == 0 {
+			c.senders.Go(c.sendRest)
+			c.mu.Unlock()
 			returnBuffer(spare)
 			return
 		}

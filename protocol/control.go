@@ -28,25 +28,54 @@ func (s *Session) send(c Control) error {
 	return nil
 }
 
-// readControl handles control messages until the stream ends.
-func (s *Session) readControl(h Handler) {
-	buf := make([]byte, 512)
-	for {
-		body, err := readFrame(s.control, buf)
-		if err != nil {
-			s.shut(&Error{Code: CodeReset, Message: "connection lost", Err: s.conn.cause(err)})
-			return
-		}
-		c, err := DecodeControl(body)
-		if err != nil {
-			s.log.Warn("control message refused", "err", err)
-			s.Close(CodeBadMessage, err.Error())
-			return
-		}
-		if over := s.handleControl(c, h); over {
-			return
-		}
+// The control stream is quiet but for a heartbeat, so no goroutine waits at it:
+// bytes that arrive start one, which handles what is there and ends.
+const (
+	controlIdle  = iota // nobody handles control messages
+	controlBusy         // somebody does
+	controlAgain        // somebody does, and more has arrived since
+)
+
+// wakeControl is called by the receiver when the control stream has something to
+// read, or has ended.
+func (s *Session) wakeControl() {
+	if s.controlState.CompareAndSwap(controlIdle, controlBusy) {
+		s.running.Go(s.handleControlData)
+		return
 	}
+	s.controlState.CompareAndSwap(controlBusy, controlAgain)
+}
+
+// handleControlData handles the control messages that have arrived.
+func (s *Session) handleControlData() {
+	for {
+		for !s.control.waits() {
+			if over := s.readControl(); over {
+				return // controlState stays busy: nothing more is handled
+			}
+		}
+		if s.controlState.CompareAndSwap(controlBusy, controlIdle) {
+			return
+		}
+		s.controlState.Store(controlBusy) // it was controlAgain
+	}
+}
+
+// readControl handles one message and reports whether it ended the session. The
+// rest of a message that has arrived in part is waited for.
+func (s *Session) readControl() (over bool) {
+	body, err := readFrame(s.control, nil)
+	if err != nil {
+		s.shut(&Error{Code: CodeReset, Message: "connection lost", Err: s.conn.cause(err)})
+		return true
+	}
+	c, err := DecodeControl(body)
+	if err != nil {
+		s.log.Warn("control message refused", "err", err)
+		s.Close(CodeBadMessage, err.Error())
+		return true
+	}
+	return s.handleControl(c, s.handler)
 }
 
 // handleControl reports whether the message ended the session.

@@ -87,7 +87,7 @@ func (s *Session) greet(ctx context.Context, h Hello) error {
 	if err := s.send(Control{Type: FrameHello, Hello: &h}); err != nil {
 		return err
 	}
-	body, err := readFrame(control, nil)
+	body, err := readFrame(pump{s.mux, control}, nil)
 	if err != nil {
 		return fmt.Errorf("read the relay's welcome: %w", err)
 	}

@@ -139,3 +139,82 @@ func serveOnce(w http.ResponseWriter, r *http.Request) error {
 	defer cancel()
 	return s.Run(ctx, protocol.Handler{Stream: echo})
 }
+
+// rawPeer sends bytes of its own making through a WebSocket to a relay.
+func rawPeer(t *testing.T, p *relayPeer, pieces ...string) {
+	t.Helper()
+	ws, _, err := websocket.Dial(t.Context(), p.URL, &websocket.DialOptions{Subprotocols: []string{protocol.Subprotocol}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ws.CloseNow() })
+	go func() {
+		for err == nil {
+			_, _, err = ws.Read(context.Background())
+		}
+	}()
+	for _, piece := range pieces {
+		if ws.Write(context.Background(), websocket.MessageBinary, []byte(piece)) != nil {
+			return // the relay has hung up
+		}
+	}
+}
+
+func TestPeerThatBreaksTheMultiplexersRulesEndsTheSession(t *testing.T) {
+	openHTTP := ydata(syn, 3, string(frame(`{"kind":"http"}`)))
+	quarter := ydata(0, 3, strings.Repeat("x", 64<<10))
+	for name, test := range map[string]struct {
+		bytes string
+		want  string
+	}{
+		"more than the window":       {openHTTP + strings.Repeat(quarter, 4), "window of"},
+		"a window beyond 32 bits":    {openHTTP + yframe(1, 0, 3, 1<<32-1, ""), "beyond 32 bits"},
+		"a stream opened twice":      {openHTTP + openHTTP, "opened twice"},
+		"a stream of the relay's":    {ydata(syn, 4, ""), "wrong side"},
+		"an unknown type of frame":   {yframe(4, 0, 0, 0, ""), "type 4"},
+		"another version":            {"\x01" + yframe(0, 0, 0, 0, "")[1:], "version 1"},
+		"go away with an error":      {yframe(3, 0, 0, 2, ""), "error 2"},
+		"the control stream's end":   {yframe(1, fin, 1, 0, ""), "connection lost"},
+		"the control stream's reset": {yframe(1, rst, 1, 5, ""), "connection lost"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newRelay(t, false, protocol.AcceptConfig{})
+			ended := make(chan error, 1)
+			go func() {
+				a := <-p.sessions
+				if a.err != nil {
+					ended <- a.err
+					return
+				}
+				ended <- a.sess.Run(context.Background(), protocol.Handler{Stream: func(ctx context.Context, s *protocol.Stream) {
+					<-ctx.Done() // reads nothing
+				}})
+			}()
+			rawPeer(t, p, helloBytes, test.bytes)
+			if err := receive(t, ended, "end of the session"); err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("ended with %v, expected %q", err, test.want)
+			}
+		})
+	}
+}
+
+// The window is the peer's to use up to the last byte, and a frame for a stream
+// that is gone does no harm.
+func TestPeerMayUseItsWholeWindowAndSendToStreamsThatAreGone(t *testing.T) {
+	p := newRelay(t, false, protocol.AcceptConfig{})
+	open := string(frame(`{"kind":"http"}`))
+	rawPeer(t, p, helloBytes, ydata(syn, 3, open+strings.Repeat("x", 256<<10-len(open))),
+		ydata(syn, 5, open)+yframe(1, rst, 5, 1, "")+ydata(0, 5, "late")+yframe(1, fin, 5, 0, "")+yframe(1, 0, 5, 1<<32-1, ""),
+		ydata(0, 99, "never there"), ydata(syn, 7, open+"last"))
+	got := make(chan string, 8)
+	s := p.next(t)
+	go s.Run(context.Background(), protocol.Handler{Stream: func(_ context.Context, st *protocol.Stream) {
+		if st.ID() == 7 {
+			got <- string(readN(st, 4))
+		}
+	}})
+	if text := receive(t, got, "last stream"); text != "last" {
+		t.Errorf("read %q", text)
+	}
+}

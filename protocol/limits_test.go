@@ -316,3 +316,20 @@ func TestSessionThatIsLostGivesItsBudgetBack(t *testing.T) {
 		}
 	})
 }
+
+// The relay may close a session in the moment in which another goroutine begins
+// to run it: two readers of one connection would tear each other's frames.
+func TestSessionMayBeClosedWhileRunBegins(t *testing.T) {
+	for range 30 {
+		agent, relay := connect(t, protocol.Config{}, protocol.Config{})
+		ended := make(chan error, 2)
+		go func() { ended <- agent.Run(context.Background(), protocol.Handler{Stream: echo}) }()
+		go func() { ended <- relay.Run(context.Background(), protocol.Handler{Stream: echo}) }()
+		relay.Close(protocol.CodeReplaced, "")
+		for range 2 {
+			if err := receive(t, ended, "end of Run"); protocol.CodeOf(err) != protocol.CodeReplaced {
+				t.Fatalf("ended with %v", err)
+			}
+		}
+	}
+}

@@ -16,7 +16,7 @@ import (
 // the connection's buffer and, when nobody is sending, sends it itself.
 //
 //	muxStream.Write → wsConn.writeFrame → sendGathered    the caller's goroutine
-//	mux.receive → wsConn.next → muxStream.deliver         one goroutine per session
+//	mux.run → wsConn.next → muxStream.deliver             one goroutine per session
 //
 // Where yamux leaves room: SYN and ACK travel on the first frame that carries
 // something; a reset is a window update with RST whose length is the code; a
@@ -68,34 +68,66 @@ type mux struct {
 	budget      Budget // nil: no limit
 
 	done     chan struct{} // closed when the session is over
-	received chan struct{} // closed when the receive goroutine has returned
-	arrived  chan struct{} // one slot: there may be something in pending
+	received chan struct{} // closed when run has returned
 
-	rtt atomic.Int64 // nanoseconds; 0 until measured
+	// serve takes the peer's streams; it must not wait. Owned by the receiver;
+	// nil before run.
+	serve   func(*muxStream)
+	pending []*muxStream // owned by the receiver; opened before run
+
+	rtt atomic.Int64 // the shortest round trip seen, in nanoseconds; 0 until measured
 
 	mu       sync.Mutex
 	streams  map[uint32]*muxStream // guarded by mu
 	nextID   uint32                // guarded by mu
 	incoming int                   // guarded by mu; streams the peer opened
-	pending  []*muxStream          // guarded by mu; opened by the peer, not yet accepted
+	running  bool                  // guarded by mu; run was called
 	away     bool                  // guarded by mu; the peer takes no new streams
 	err      error                 // guarded by mu; why it is over, nil before
 	pingID   uint32                // guarded by mu
 	pingAt   time.Time             // guarded by mu; zero when no ping is out
 }
 
-// newMux starts the receive goroutine; close ends it.
+// newMux starts nothing: somebody has to receive. During the handshake that is
+// whoever waits for a message (see pump), afterwards run. An idle session costs
+// one goroutine.
 func newMux(conn *wsConn, client bool, maxIncoming int, maxWindow uint32, budget Budget) *mux {
 	m := &mux{
 		conn: conn, client: client, maxIncoming: maxIncoming, maxWindow: maxWindow, budget: budget,
-		done: make(chan struct{}), received: make(chan struct{}), arrived: make(chan struct{}, 1),
+		done: make(chan struct{}), received: make(chan struct{}),
 		streams: map[uint32]*muxStream{}, nextID: 2,
 	}
 	if client {
 		m.nextID = 1
 	}
-	go m.receive()
 	return m
+}
+
+// pump reads a stream by receiving for it. Only before run.
+type pump struct {
+	m *mux
+	s *muxStream
+}
+
+func (p pump) Read(b []byte) (int, error) {
+	for p.s.waits() {
+		if err := p.m.receiveFrame(); err != nil {
+			p.m.end(p.m.conn.cause(err))
+		}
+	}
+	return p.s.Read(b)
+}
+
+// accept waits for the first stream that the peer opens. Only before run.
+func (m *mux) accept() (*muxStream, error) {
+	for len(m.pending) == 0 {
+		if err := m.receiveFrame(); err != nil {
+			return nil, m.conn.cause(err)
+		}
+	}
+	s := m.pending[0]
+	m.pending = m.pending[1:]
+	return s, nil
 }
 
 // open makes a stream. Nothing is sent before its first byte.
@@ -116,31 +148,6 @@ func (m *mux) open() (*muxStream, error) {
 	return s, nil
 }
 
-// accept waits for a stream that the peer opened.
-func (m *mux) accept() (*muxStream, error) {
-	for {
-		m.mu.Lock()
-		if len(m.pending) > 0 {
-			s := m.pending[0]
-			m.pending[0] = nil
-			if m.pending = m.pending[1:]; len(m.pending) == 0 {
-				m.pending = nil
-			}
-			m.mu.Unlock()
-			return s, nil
-		}
-		err := m.err
-		m.mu.Unlock()
-		if err != nil {
-			return nil, err
-		}
-		select {
-		case <-m.arrived:
-		case <-m.done:
-		}
-	}
-}
-
 // forget drops a finished stream.
 func (m *mux) forget(s *muxStream) {
 	m.mu.Lock()
@@ -157,12 +164,20 @@ func (m *mux) forget(s *muxStream) {
 // isIncoming reports whether the peer opens streams with this number.
 func (m *mux) isIncoming(id uint32) bool { return (id%2 == 1) != m.client }
 
-// close ends the session and every stream, and waits for the receiver. The first
-// reason is kept.
+// close ends the session and every stream, and waits for the receiver if there
+// is one. The first reason is kept.
 func (m *mux) close(why error) {
 	m.end(why)
 	m.conn.Close()
-	<-m.received
+	if m.isRunning() {
+		<-m.received
+	}
+}
+
+func (m *mux) isRunning() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.running
 }
 
 // end is close without waiting, for the receiver itself.
@@ -192,16 +207,27 @@ func (m *mux) ping() {
 	m.conn.appendFrame(newHeader(typePing, flagSYN, 0, id), nil)
 }
 
-// receive reads frames until the connection ends. It never waits for anything
-// but the connection: whatever it has to send is appended and sent by others.
-func (m *mux) receive() {
+// run receives until the connection ends, handing the peer's streams to serve.
+// It waits for nothing but the connection: whatever it has to send is appended
+// and sent by others.
+func (m *mux) run(serve func(*muxStream)) error {
+	m.mu.Lock()
+	m.running = true
+	m.mu.Unlock()
 	defer close(m.received)
-	var err error
-	for err == nil {
-		err = m.receiveFrame()
+	m.serve = serve
+	for _, s := range m.pending {
+		serve(s)
 	}
-	m.end(m.conn.cause(err))
-	m.conn.fail(err)
+	m.pending = nil
+	for {
+		if err := m.receiveFrame(); err != nil {
+			err = m.conn.cause(err)
+			m.end(err)
+			m.conn.fail(err)
+			return err
+		}
+	}
 }
 
 func (m *mux) receiveFrame() error {
@@ -253,16 +279,26 @@ func (m *mux) receivePing(h header) {
 		return
 	}
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	again := false
 	if !m.pingAt.IsZero() && h.length() == m.pingID {
-		took := int64(time.Since(m.pingAt))
-		if before := m.rtt.Load(); before > 0 {
-			took = (before + took) / 2
+		// The shortest one is the path's own; what is longer waited in a queue,
+		// and a larger window would only make that longer.
+		took := max(int64(time.Since(m.pingAt)), 1)
+		if best := m.rtt.Load(); best == 0 || took < best {
+			m.rtt.Store(took)
 		}
-		m.rtt.Store(max(took, 1))
 		m.pingAt = time.Time{}
+		again = m.pingID < firstPings
+	}
+	m.mu.Unlock()
+	if again {
+		m.ping()
 	}
 }
+
+// firstPings is how many round trips are measured one after another at the start:
+// a single one may have met a busy processor.
+const firstPings = 5
 
 // receiveStreamFrame handles data and window updates.
 func (m *mux) receiveStreamFrame(h header) error {
@@ -320,7 +356,9 @@ func (m *mux) streamOf(h header) (*muxStream, error) {
 		m.mu.Unlock()
 		return nil, Errorf(CodeBadMessage, "stream %d was opened twice, or by the wrong side", id)
 	}
-	if m.incoming >= m.maxIncoming {
+	// Streams that were reset before they were accepted count too: a peer must
+	// not fill memory by opening and resetting.
+	if m.incoming >= m.maxIncoming || len(m.pending) >= m.maxIncoming {
 		m.mu.Unlock()
 		m.conn.appendFrame(newHeader(typeWindow, flagRST, id, CodeLimit.number()), nil)
 		return nil, nil
@@ -329,11 +367,11 @@ func (m *mux) streamOf(h header) (*muxStream, error) {
 	s.accepted = true
 	m.incoming++
 	m.streams[id] = s
-	m.pending = append(m.pending, s)
 	m.mu.Unlock()
-	select {
-	case m.arrived <- struct{}{}:
-	default:
+	if m.serve != nil {
+		m.serve(s)
+	} else {
+		m.pending = append(m.pending, s)
 	}
 	return s, nil
 }

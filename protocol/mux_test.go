@@ -3,8 +3,10 @@ package protocol_test
 import (
 	"context"
 	"io"
+	"net"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/posternhq/postern/protocol"
@@ -25,56 +27,49 @@ func TestStreamThatIsResetBeforeAnythingWasSentOnItIsResetForItsOpener(t *testin
 	}
 }
 
+// slow is a connection that is read at a limited rate.
+type slow struct {
+	net.Conn
+	perSecond int
+}
+
+func (s slow) Read(p []byte) (int, error) {
+	n, err := s.Conn.Read(p[:min(len(p), 4<<10)])
+	time.Sleep(time.Duration(n) * time.Second / time.Duration(s.perSecond))
+	return n, err
+}
+
 // Whoever finds nobody sending sends, and others go on adding to what is to be
 // sent. A short request must not be kept at that work by a bulk transfer.
 func TestShortWriteIsNotKeptBusyByABulkTransfer(t *testing.T) {
-	agent, relay := connect(t, protocol.Config{}, protocol.Config{})
-	run(t, agent, relay, protocol.Handler{Stream: func(_ context.Context, s *protocol.Stream) {
-		s.Accept()
-		if s.Open().Addr == "" {
+	synctest.Test(t, func(t *testing.T) {
+		agent, relay := protocoltest.Pipe(t, protocoltest.Options{Wrap: func(c net.Conn) net.Conn { return slow{c, 4 << 20} }})
+		run(t, agent, relay, protocol.Handler{Stream: func(_ context.Context, s *protocol.Stream) {
+			s.Accept()
 			io.Copy(io.Discard, s)
-			return
-		}
-		io.Copy(s, s)
-	}})
-	stop := make(chan struct{})
-	var bulk sync.WaitGroup
-	for range 2 {
-		st := open(t, relay)
-		bulk.Go(func() {
+		}})
+		streams := []*protocol.Stream{open(t, relay), open(t, relay), open(t, relay)}
+		for _, st := range streams {
 			defer st.Close()
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-					if _, err := st.Write(make([]byte, 256<<10)); err != nil {
-						return
-					}
-				}
+			if err := st.AwaitReply(t.Context()); err != nil {
+				t.Fatal(err)
 			}
-		})
-	}
-	short, err := relay.Open(t.Context(), protocol.Open{Kind: protocol.KindTCP, Addr: "echo:1"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer short.Close()
-	var longest time.Duration
-	for deadline := time.Now().Add(2 * time.Second); time.Now().Before(deadline); {
-		start := time.Now()
-		if _, err := io.WriteString(short, "ping"); err != nil {
-			t.Fatal(err)
 		}
-		longest = max(longest, time.Since(start))
-		if _, err := io.ReadFull(short, make([]byte, 4)); err != nil {
-			t.Fatal(err)
+		synctest.Wait() // nobody is sending
+		took := make(chan time.Duration)
+		go func() {
+			start := time.Now()
+			streams[0].Write(make([]byte, 20<<10))
+			took <- time.Since(start)
+		}()
+		synctest.Wait() // the short write is on its way to the slow socket
+		var bulk sync.WaitGroup
+		for _, st := range streams[1:] {
+			bulk.Go(func() { st.Write(make([]byte, 16<<20)) })
 		}
-	}
-	close(stop)
-	bulk.Wait()
-	t.Logf("longest write: %v", longest)
-	if longest > time.Second {
-		t.Errorf("a write of four bytes took %v beside a bulk transfer", longest)
-	}
+		if d := <-took; d > time.Second {
+			t.Errorf("beside a bulk transfer at 4 MiB/s a write of 20 KiB took %v", d)
+		}
+		bulk.Wait()
+	})
 }

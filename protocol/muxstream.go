@@ -21,6 +21,9 @@ type muxStream struct {
 	// urgent frames do not wait for room in the connection's buffer. Set before
 	// the stream is used; for the control stream.
 	urgent bool
+	// notify, when set, is called with mu held when there is something to read.
+	// It must not wait. Set before the receiver runs; for the control stream.
+	notify func()
 
 	wmu sync.Mutex // held by a writer from its first frame to its last
 
@@ -102,7 +105,7 @@ func (s *muxStream) readLocked(p []byte) (int, error) {
 
 // updateLocked counts n bytes as read and returns by how much the peer's window
 // is to grow now, 0 for not yet. Half a window is given back at a time. When it
-// was used up within four round trips, and the reader keeps up, the window is
+// was used up within two round trips, and the reader keeps up, the window is
 // what limits the stream: it doubles.
 func (s *muxStream) updateLocked(n int) uint32 {
 	s.consumed += uint32(n)
@@ -111,7 +114,7 @@ func (s *muxStream) updateLocked(n int) uint32 {
 	}
 	now := time.Now()
 	delta := s.consumed
-	if rtt := time.Duration(s.m.rtt.Load()); rtt > 0 && !s.since.IsZero() && now.Sub(s.since) < 4*rtt &&
+	if rtt := time.Duration(s.m.rtt.Load()); rtt > 0 && !s.since.IsZero() && now.Sub(s.since) < 2*rtt &&
 		s.in.len() < int(s.granted/4) && s.growLocked() {
 		delta += s.granted / 2
 	}
@@ -309,7 +312,7 @@ func (s *muxStream) endWith(e *Error) {
 	if s.resetCode == nil && !(s.fin && s.eof) {
 		s.resetCode = e
 	}
-	s.readable.Broadcast()
+	s.wakeReaderLocked()
 	s.writable.Broadcast()
 	s.mu.Unlock()
 	s.finish()
@@ -342,7 +345,32 @@ func (s *muxStream) deliver(p []byte) {
 	if len(p) > 0 {
 		s.in.write(p)
 	}
-	s.readable.Signal()
+	s.wakeReaderLocked()
+}
+
+// wakeReaderLocked tells whoever reads that there is something to read.
+func (s *muxStream) wakeReaderLocked() {
+	s.readable.Broadcast()
+	if s.notify != nil {
+		s.notify()
+	}
+}
+
+// watch sets notify, and calls it if there is something to read already.
+func (s *muxStream) watch(notify func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.notify = notify
+	if s.in.len() > 0 || s.eof || s.resetCode != nil {
+		notify()
+	}
+}
+
+// waits reports whether a Read would wait.
+func (s *muxStream) waits() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.in.len() == 0 && !s.eof && !s.closed && s.resetCode == nil
 }
 
 // window is a window update from the peer, with whatever flags it carries.
@@ -374,7 +402,7 @@ func (s *muxStream) flags(flags uint16) {
 	if flags&flagFIN != 0 {
 		s.mu.Lock()
 		s.eof = true
-		s.readable.Broadcast()
+		s.wakeReaderLocked()
 		s.mu.Unlock()
 		s.finish()
 	}

@@ -68,7 +68,7 @@ func (s *Session) welcomeAgent(welcome func(Hello) (Welcome, error)) error {
 	}
 	control.urgent = true
 	s.control = control
-	body, err := readFrame(control, nil)
+	body, err := readFrame(pump{s.mux, control}, nil)
 	if err != nil {
 		return fmt.Errorf("read hello: %w", err)
 	}
@@ -100,11 +100,20 @@ func (s *Session) refuse(why error) error {
 	if e := (*Error)(nil); errors.As(why, &e) {
 		c.Code, c.Message = e.Code, e.Message // what it wraps is for our log
 	}
-	if err := s.send(c); err == nil {
-		s.linger()
+	if err := s.send(c); err != nil {
+		return why
+	}
+	// The agent hangs up when it has read this. Were we to do so first, our end
+	// could overtake our words.
+	s.conn.drain(closeTimeout)
+	timer := time.AfterFunc(closeTimeout, func() { s.conn.fail(errStays) })
+	defer timer.Stop()
+	for s.mux.receiveFrame() == nil {
 	}
 	return why
 }
+
+var errStays = errors.New("the agent did not hang up")
 
 // HandshakeError is a relay's answer to an upgrade request, or to a Hello, that
 // ends without a session.
@@ -116,7 +125,10 @@ type HandshakeError struct {
 }
 
 func (e *HandshakeError) Error() string {
-	if e.Status != 0 {
+	switch {
+	case e.Reason == "http":
+		return fmt.Sprintf("%d %s, and not in a relay's words: is this the URL of the relay?", e.Status, e.Message)
+	case e.Status != 0:
 		return fmt.Sprintf("relay refused the tunnel (%d %s): %s", e.Status, e.Reason, e.Message)
 	}
 	return fmt.Sprintf("relay refused the tunnel (%s): %s", e.Reason, e.Message)

@@ -8,6 +8,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -61,6 +62,11 @@ type Session struct {
 
 	openMu   sync.RWMutex // held for reading while a stream is opened
 	draining bool         // guarded by openMu; the peer takes no new streams
+
+	handler Handler        // set by Run
+	running sync.WaitGroup // serveStream and handleControlData; Add by the receiver only
+
+	controlState atomic.Int32 // see wakeControl
 
 	mu      sync.Mutex
 	active  int           // guarded by mu; streams the peer opened that are being served
@@ -146,42 +152,37 @@ func (s *Session) Open(ctx context.Context, o Open) (*Stream, error) {
 	return &Stream{mux: y, sess: s, open: o, first: first}, nil
 }
 
-// Run serves the session until it ends and returns why; it owns every goroutine
+// Run serves the session until it ends and returns why. Nothing is received
+// before it is called. It owns every goroutine
 // of the session and returns when all are gone, handlers included. Ending ctx
 // closes the session at once.
 func (s *Session) Run(ctx context.Context, h Handler) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	stop := context.AfterFunc(ctx, func() { s.shut(&Error{Code: CodeShutdown, Message: "session stopped", Err: ctx.Err()}) })
 	defer stop()
-
-	var running sync.WaitGroup
-	running.Go(func() { s.readControl(h) })
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s.handler = h
+	s.control.watch(s.wakeControl)
 	s.mux.ping()
 	beats := s.startBeats(h)
-	s.serveStreams(ctx, h, &running) // until the multiplexer ends
-	beats.stop()
-	s.shut(&Error{Code: CodeReset, Message: "connection lost"})
-	cancel()
-	running.Wait()
-	return s.endReason()
-}
-
-// serveStreams accepts the peer's streams. It never blocks on one of them: a
-// stuck accept loop would stop the whole tunnel.
-func (s *Session) serveStreams(ctx context.Context, h Handler, running *sync.WaitGroup) {
-	for {
-		y, err := s.mux.accept()
-		if err != nil {
-			s.shut(&Error{Code: CodeReset, Message: "connection lost", Err: s.conn.cause(err)})
+	err := s.mux.run(func(y *muxStream) {
+		// Streams that are opened and reset at once do not count as open, but
+		// whoever serves them takes a moment to notice.
+		if s.Active() >= 2*s.mux.maxIncoming {
+			y.Reset(CodeLimit)
 			return
 		}
 		s.begin()
-		running.Go(func() {
+		s.running.Go(func() {
 			defer s.finish()
 			s.serveStream(ctx, h, y)
 		})
-	}
+	})
+	beats.stop()
+	cancel()
+	s.running.Wait() // also for the peer's last words, which say why
+	s.shut(&Error{Code: CodeReset, Message: "connection lost", Err: err})
+	return s.endReason()
 }
 
 // serveStream reads the Open of one stream and hands it over.
@@ -296,6 +297,9 @@ func (s *Session) Close(code Code, message string) error {
 // we to hang up first, the end of the connection could overtake them.
 func (s *Session) linger() {
 	s.conn.drain(closeTimeout)
+	if !s.mux.isRunning() {
+		return // nobody would notice the peer's end
+	}
 	timer := time.NewTimer(closeTimeout)
 	defer timer.Stop()
 	select {

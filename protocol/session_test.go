@@ -337,8 +337,28 @@ func TestHalfOpenLinkIsNoticedByBothEndsAfterTwoMissedBeats(t *testing.T) {
 // The peer is silent on its control stream but sends a download: that is life.
 func TestAnyByteCountsAsLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		agent, relay := protocoltest.Pipe(t, protocoltest.Options{Heartbeat: time.Second})
-		// The agent is never Run: it answers no ping. Only its bytes flow.
+		// The agent is never run: it answers no ping. What the relay sends is
+		// thrown away on the way, so that only the agent's bytes flow.
+		var deaf atomic.Bool
+		agent, relay := protocoltest.Pipe(t, protocoltest.Options{Heartbeat: time.Second, Wrap: func(far net.Conn) net.Conn {
+			near, mid := net.Pipe()
+			go io.Copy(far, mid)
+			go func() {
+				buf := make([]byte, 4096)
+				for {
+					n, err := far.Read(buf)
+					if err != nil {
+						mid.Close()
+						return
+					}
+					if !deaf.Load() {
+						mid.Write(buf[:n])
+					}
+				}
+			}()
+			return near
+		}})
+		deaf.Store(true)
 		ended := make(chan error, 1)
 		go func() {
 			ended <- relay.Run(context.Background(), protocol.Handler{Stream: func(_ context.Context, s *protocol.Stream) {

@@ -204,7 +204,7 @@ func TestSpecLimitsAreTheProgramsLimits(t *testing.T) {
 		"bytes of a message": MaxFrame, "bytes of a message text": maxReason, "bytes of a string in hello": maxNameLen,
 		"entries of a list": maxListLen, "bytes of a boot id, at least": minBootID, "bytes of addr": maxAddr, "bytes of url": maxURL,
 		"tunnels of an agent": MaxTunnels, "bytes of a data frame": chunk, "bytes of a window at first": mux.MaxStreamWindowSize,
-		"streams without ACK": mux.AcceptBacklog, "open streams, default": documented(t, "session.go", `reset\. Default (\d+)\.`),
+		"open streams, default":                       documented(t, "session.go", `reset\. Default (\d+)\.`),
 		"connecting, proxy and TLS included, default": documented(t, "dial.go", `together\. Default (\d+ s)\.`),
 		"handshake": seconds(handshakeTimeout), "SYN to open": seconds(handshakeTimeout),
 		"waiting to write a control message": seconds(controlTimeout), "hanging up after close or refuse": seconds(closeTimeout),

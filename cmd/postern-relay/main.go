@@ -11,13 +11,19 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 )
 
 // version is set by the build: -ldflags "-X main.version=v1.2.3".
 var version = "dev"
 
-func main() { os.Exit(run(os.Args[1:])) }
+func main() {
+	// A log whose reader has gone must not end us in the middle of a request.
+	// Caught and not ignored, because a child inherits what is ignored.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	os.Exit(run(os.Args[1:]))
+}
 
 // Exit codes.
 const (
@@ -99,6 +105,6 @@ func find(args []string) (verb, []string) {
 		}
 	}
 	return func(context.Context, []string) error {
-		return usagef("there is no command %q; see postern-relay --help", args[0])
+		return usagef("there is no command %q; see postern-relay --help", strings.Join(args[:min(2, len(args))], " "))
 	}, nil
 }

@@ -43,6 +43,14 @@ func serve(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	for _, name := range []string{"DATABASE_URL", "POSTERN_MASTER_KEY", "POSTERN_RESOLVER", "POSTERN_EGRESS_ADDRESSES"} {
+		if os.Getenv(name) != "" {
+			log.Warn("this version does not act on a variable that is set", "variable", name)
+		}
+	}
+	if os.Getenv("DATABASE_URL") != "" {
+		log.Warn("all state is kept in SQLite in the data folder; on a disk that is not kept, events and keys are lost at a restart", "data", *data)
+	}
 	n, err := node.New(node.Config{
 		Listen: *listen, PublicURL: *public, AppsDomain: *domain, Data: *data, Manifest: *manifest,
 		AdminListen: *admin, TLS: *tls, TrustedProxies: *proxies,

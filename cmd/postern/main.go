@@ -9,12 +9,19 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
+	"syscall"
 )
 
 // version is set by the build: -ldflags "-X main.version=v1.2.3".
 var version = "dev"
 
-func main() { os.Exit(execute(os.Args[1:])) }
+func main() {
+	// A log whose reader has gone must not end us: the app would be left alone.
+	// Caught and not ignored, because a child inherits what is ignored.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	os.Exit(execute(os.Args[1:]))
+}
 
 // Exit codes; postern run has its child's besides.
 const (

@@ -40,6 +40,9 @@ func runChild(ctx context.Context, args []string) (int, error) {
 	if err != nil {
 		return exitUsage, err
 	}
+	// A process that its platform gives no port serves nobody: there is nothing
+	// to wait for before the relay is connected.
+	serves := *port != "" || p.Name == ""
 	env, target, err := childPort(*port)
 	if err != nil {
 		return exitUsage, err
@@ -48,7 +51,11 @@ func runChild(ctx context.Context, args []string) (int, error) {
 	if err != nil {
 		log.Warn("app runs without a tunnel", "reason", err)
 	}
-	return supervise(ctx, a, target, p, log, command, env)
+	wait := target
+	if !serves {
+		wait = ""
+	}
+	return supervise(ctx, a, wait, p, log, command, env)
 }
 
 // childPort is the app's address and the environment that tells it.
@@ -78,7 +85,8 @@ func freePort() (string, error) {
 	return port, err
 }
 
-// supervise runs the app with its agent beside it; a is nil when there is none.
+// supervise runs the app with its agent beside it; a is nil when there is none,
+// target is empty when the app serves nobody.
 // At the end the order is: relay told, app finishes, tunnels close.
 func supervise(ctx context.Context, a *agent.Agent, target string, p platform.Platform, log *slog.Logger, command, env []string) (int, error) {
 	signals := make(chan os.Signal, 16)
@@ -118,18 +126,26 @@ func supervise(ctx context.Context, a *agent.Agent, target string, p platform.Pl
 // runBeside connects once the app accepts connections, so that nobody is sent to
 // an app that is still starting.
 func runBeside(ctx context.Context, a *agent.Agent, target string, log *slog.Logger) {
+	if target != "" && !waitForApp(ctx, target, log) {
+		return
+	}
+	if err := a.Run(ctx); err != nil && !errors.Is(err, context.Canceled) {
+		log.Error("app runs on without a tunnel", "err", err)
+	}
+}
+
+// waitForApp waits until the app listens, or bootTime; false when ctx ended.
+func waitForApp(ctx context.Context, target string, log *slog.Logger) bool {
 	boot, cancel := context.WithTimeout(ctx, bootTime)
+	defer cancel()
 	err := run.WaitPort(boot, target)
-	cancel()
 	switch {
 	case ctx.Err() != nil:
-		return
+		return false
 	case err != nil:
 		log.Warn("app does not listen yet", "target", target, "after", bootTime, "err", err)
 	default:
 		log.Info("app listens", "target", target)
 	}
-	if err := a.Run(ctx); err != nil && !errors.Is(err, context.Canceled) {
-		log.Error("app runs on without a tunnel", "err", err)
-	}
+	return true
 }

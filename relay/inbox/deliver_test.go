@@ -15,6 +15,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
 	"github.com/posternhq/postern/relay"
 )
@@ -75,7 +76,7 @@ func TestTheOutcomeOfAnAttempt(t *testing.T) {
 				if a.Outcome != tt.want || a.Status != tt.status || a.Delivery != draft.Delivery.ID || a.EndedAt.IsZero() {
 					t.Errorf("attempt %+v, want %v with status %d", a, tt.want, tt.status)
 				}
-				if strings.ContainsAny(a.Error, "\x00\xff") || len(a.Error) > maxErrorText+3 {
+				if strings.ContainsRune(a.Error, 0) || !utf8.ValidString(a.Error) || len(a.Error) > maxErrorText+3 {
 					t.Errorf("error text %q", a.Error)
 				}
 			})

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/posternhq/postern/protocol"
@@ -32,7 +33,9 @@ func (s *Server) newProxy() http.Handler {
 		defer abortLoudly(r)
 		iw := &idleWriter{ResponseWriter: w, control: http.NewResponseController(w), idle: s.cfg.Idle}
 		if r.Body != nil && r.Body != http.NoBody {
-			r.Body = &idleReader{ReadCloser: r.Body, control: iw.control, idle: s.cfg.Idle}
+			iw.body = &idleReader{ReadCloser: r.Body, control: iw.control, idle: s.cfg.Idle}
+			r.Body = iw.body
+			defer iw.body.leave()
 		}
 		p.ServeHTTP(iw, r)
 	})
@@ -93,6 +96,17 @@ type idleWriter struct {
 	http.ResponseWriter
 	control *http.ResponseController
 	idle    time.Duration
+	body    *idleReader // the request's; nil without one
+}
+
+// WriteHeader makes an answer that comes before the end of the upload the last
+// one on its connection. Otherwise net/http would read the upload to its end
+// before it sends the answer, and wait for a client that waits for us.
+func (w *idleWriter) WriteHeader(status int) {
+	if status >= http.StatusOK && w.body != nil && !w.body.ended.Load() {
+		w.Header().Set("Connection", "close")
+	}
+	w.ResponseWriter.WriteHeader(status)
 }
 
 func (w *idleWriter) Write(p []byte) (int, error) {
@@ -104,6 +118,10 @@ func (w *idleWriter) Write(p []byte) (int, error) {
 func (w *idleWriter) FlushError() error           { return w.control.Flush() }
 func (w *idleWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
+// lingerTime is how long what a client still uploads after its answer is taken
+// in: closing at once would be a reset, which overtakes the answer.
+const lingerTime = 500 * time.Millisecond
+
 // idleReader gives every read of the client's body a deadline of its own, and
 // lifts it at the end: the server goes on reading, to see whether the client
 // leaves.
@@ -111,15 +129,30 @@ type idleReader struct {
 	io.ReadCloser
 	control *http.ResponseController
 	idle    time.Duration
+	ended   atomic.Bool // the body was read to its end
+	left    atomic.Bool // nobody wants the rest any more
 }
 
 func (b *idleReader) Read(p []byte) (int, error) {
+	if b.left.Load() {
+		return 0, http.ErrBodyReadAfterClose
+	}
 	b.control.SetReadDeadline(time.Now().Add(b.idle))
 	n, err := b.ReadCloser.Read(p)
-	if err != nil {
+	if err == io.EOF {
 		b.control.SetReadDeadline(time.Time{})
+		b.ended.Store(true)
 	}
 	return n, err
+}
+
+// leave bounds the time for what is left of the body, also for a Read that is
+// under way.
+func (b *idleReader) leave() {
+	if !b.ended.Load() {
+		b.left.Store(true)
+		b.control.SetReadDeadline(time.Now().Add(lingerTime))
+	}
 }
 
 // bufferPool lends ReverseProxy its copy buffers.

@@ -23,6 +23,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -95,6 +96,12 @@ func New(cfg Config) *Server {
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c := s.sanitize(r)
 	r = r.WithContext(context.WithValue(r.Context(), callKey{}, c))
+	if r.Method == http.MethodConnect {
+		// A proxy's business (RFC 9110, section 9.3.6); what follows is no HTTP.
+		w.Header().Set("Connection", "close")
+		relay.WriteError(w, c.id, relay.Errorf(relay.BadMethod, "CONNECT is not taken here"))
+		return
+	}
 	app, owner := s.route(r.Host)
 	switch owner {
 	case ownHost:
@@ -159,10 +166,15 @@ func (s *Server) sanitize(r *http.Request) *call {
 	return c
 }
 
-// stripOwn removes every header that begins with Postern-.
+// stripOwn removes what only we may say: every header that begins with Postern-,
+// and the other spellings of the forwarding headers that rewrite sets. CGI and
+// its heirs give an app "_" and "-" as the same character, so that
+// Postern_Verified would pass for Postern-Verified.
 func stripOwn(h http.Header) {
 	for name := range h {
-		if len(name) >= len(protocol.HeaderPrefix) && name[:len(protocol.HeaderPrefix)] == protocol.HeaderPrefix {
+		spelled := strings.ToLower(strings.ReplaceAll(name, "_", "-"))
+		ours := strings.HasPrefix(spelled, strings.ToLower(protocol.HeaderPrefix))
+		if ours || strings.HasPrefix(spelled, "x-forwarded-") && strings.Contains(name, "_") {
 			delete(h, name)
 		}
 	}

@@ -196,9 +196,15 @@ func (n *Node) loadManifest() error {
 // applyManifest puts m in force.
 func (n *Node) applyManifest(m *relay.Manifest) {
 	for _, app := range m.Apps {
+		if app.Ingress.Protocol == "h2c" {
+			n.cfg.Logger.Warn("protocol h2c is served as http1 by this version", "app", app.ID)
+		}
 		for _, ep := range app.Endpoints {
 			if ep.Mode == relay.ModeHybrid {
 				n.cfg.Logger.Warn("mode hybrid is served as store by this version", "app", app.ID, "endpoint", ep.Name)
+			}
+			if ep.Resign {
+				n.cfg.Logger.Warn("resign is not done by this version", "app", app.ID, "endpoint", ep.Name)
 			}
 		}
 	}
@@ -258,6 +264,7 @@ func (n *Node) buildServers() {
 	n.public.IdleTimeout = keepAliveTime
 	n.public.MaxHeaderBytes = maxHeader
 	n.public.ConnContext = ingress.ConnContext
+	n.public.DisableGeneralOptionsHandler = true // "OPTIONS *" is the app's to answer
 	n.public.ErrorLog = debugLog(n.cfg.Logger)
 	n.admin = &http.Server{Handler: adminRoutes(&n.health), ReadHeaderTimeout: headerTimeout, ErrorLog: debugLog(n.cfg.Logger)}
 }

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/chi/v5/middleware"
 
 	"github.com/posternhq/postern/protocol"
 	"github.com/posternhq/postern/relay"
@@ -39,6 +40,7 @@ func writeStatus(w http.ResponseWriter, status int, word string) {
 // ownRoutes are the relay's paths under its own host, besides the webhooks.
 func ownRoutes(h *health, tunnels http.Handler) http.Handler {
 	r := chi.NewRouter()
+	r.Use(middleware.GetHead) // uptime checks ask with HEAD
 	r.Get("/healthz", h.alive)
 	r.Get("/readyz", h.readiness)
 	r.Handle(protocol.TunnelPath, tunnels)

@@ -17,7 +17,8 @@ import (
 type Limits struct {
 	// Memory is the most one app's streams may make the relay buffer, in bytes.
 	// Each stream counts with its first window of 256 KiB, and again with what
-	// the window grows by. Default 512 MiB, that is 2048 streams.
+	// the window grows by, for which there is a sixteenth at most. Default
+	// 512 MiB, that is 2048 streams.
 	Memory int64
 	// Park is how long a request waits for an agent to come back. Default 8 s.
 	Park time.Duration
@@ -93,14 +94,14 @@ func (r *Registry) budgetOf(id relay.AppID) *budget {
 
 // add registers t. Older tunnels of the same instance are replaced by it: those
 // of the same boot and number are closed once idle, those of an earlier boot
-// stay as a reserve until they leave by themselves. False when the registry is
-// closed.
-func (r *Registry) add(t *Tunnel) bool {
+// stay as a reserve until they leave by themselves. It returns how many it
+// replaces; false when the registry is closed.
+func (r *Registry) add(t *Tunnel) (replaces int, ok bool) {
 	hello := t.sess.Hello()
 	r.mu.Lock()
 	if r.closed {
 		r.mu.Unlock()
-		return false
+		return 0, false
 	}
 	a := r.appLocked(t.app)
 	var older []*Tunnel
@@ -121,7 +122,7 @@ func (r *Registry) add(t *Tunnel) bool {
 		r.retire(old)
 	}
 	r.connected(t.app)
-	return true
+	return len(older), true
 }
 
 // remove forgets t.
@@ -165,7 +166,7 @@ func (r *Registry) acquire(ctx context.Context, app relay.AppID, past *attempts)
 		if t := a.pickLocked(past.tried); t != nil {
 			t.inFlight.Add(1)
 			r.mu.Unlock()
-			if !a.budget.Reserve(streamCost) {
+			if !a.budget.openStream() {
 				t.inFlight.Add(-1)
 				return nil, relay.Errorf(relay.Overloaded, "app %s has as many streams open as the relay allows it", app)
 			}
@@ -247,7 +248,7 @@ func noAgent(app relay.AppID) error {
 // release ends what acquire began. A replaced tunnel is closed with its last
 // stream.
 func (r *Registry) release(t *Tunnel) {
-	r.budgetOf(t.app).Release(streamCost)
+	r.budgetOf(t.app).closeStream()
 	if t.inFlight.Add(-1) == 0 && t.current() == replaced {
 		r.retire(t)
 	}
@@ -368,26 +369,57 @@ func (r *Registry) Close() {
 	closing.Wait()
 }
 
-// budget is an app's memory account; it implements protocol.Budget.
+// budget is an app's memory account. It implements protocol.Budget, for what
+// windows grow by; a stream's first window is taken and given back by the
+// registry.
 type budget struct {
 	mu    sync.Mutex
 	used  int64 // guarded by mu
+	grown int64 // guarded by mu; the part of used that windows have grown by
 	limit int64
 }
 
+// growthShare is which part of its memory an app's windows may grow into. A
+// window does not shrink again, and clients that stop reading after a fast start
+// leave theirs full: were it not for the share, a hundred of them would hold
+// their largest windows.
+const growthShare = 16
+
+// Reserve takes n bytes for a window that grows.
 func (b *budget) Reserve(n int) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.used+int64(n) > b.limit {
+	if b.grown+int64(n) > b.limit/growthShare || b.used+int64(n) > b.limit {
 		return false
 	}
 	b.used += int64(n)
+	b.grown += int64(n)
 	return true
 }
 
+// Release gives back what Reserve took.
 func (b *budget) Release(n int) {
 	b.mu.Lock()
 	b.used -= int64(n)
+	b.grown -= int64(n)
+	b.mu.Unlock()
+}
+
+// openStream takes a stream's first window.
+func (b *budget) openStream() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.used+streamCost > b.limit {
+		return false
+	}
+	b.used += streamCost
+	return true
+}
+
+// closeStream gives back what openStream took.
+func (b *budget) closeStream() {
+	b.mu.Lock()
+	b.used -= streamCost
 	b.mu.Unlock()
 }
 

@@ -82,7 +82,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		err = relay.Errorf(relay.Draining, "the relay is stopping; try again")
 	}
 	if err != nil {
-		s.cfg.Logger.Warn("tunnel refused", "request_id", id, "remote", r.RemoteAddr, "err", err)
+		level := slog.LevelWarn
+		if r.Header.Get("Authorization") == "" {
+			level = slog.LevelDebug // somebody's browser, or a scanner
+		}
+		s.cfg.Logger.Log(r.Context(), level, "tunnel refused", "request_id", id, "remote", r.RemoteAddr, "err", err)
 		relay.WriteError(w, id, err)
 		return
 	}
@@ -128,9 +132,13 @@ func (s *Server) run(sess *protocol.Session, who relay.Principal) {
 	defer s.running.Done()
 	t := &Tunnel{app: who.App, token: who.Token, sess: sess, since: time.Now()}
 	log := s.cfg.Logger.With("app", t.app, "instance", t.Instance(), "session", sess.Welcome().Session)
-	if !s.cfg.Registry.add(t) {
+	older, ok := s.cfg.Registry.add(t)
+	if !ok {
 		sess.Close(protocol.CodeShutdown, "the relay is stopping")
 		return
+	}
+	if older > 0 {
+		log.Info("tunnel replaces older ones of the same instance", "older", older)
 	}
 	if s.cfg.Revoked != nil && s.cfg.Revoked(t.token) {
 		s.cfg.Registry.CloseTokens(s.cfg.Revoked)

@@ -258,6 +258,11 @@ func (x *exchange) over(keep bool) {
 	})
 }
 
+// sentWait is how long the end of an answer waits for the end of its request.
+// The two race when the app answers the last byte at once; a request that takes
+// longer is one that the app has answered early.
+const sentWait = 50 * time.Millisecond
+
 // requestSent reports whether the request has been written to its end.
 func (x *exchange) requestSent() bool {
 	if x.sent == nil {
@@ -267,7 +272,14 @@ func (x *exchange) requestSent() bool {
 	case <-x.sent:
 		return x.writeErr == nil
 	default:
-		return false // an early answer: the rest of the body is of no use
+	}
+	timer := time.NewTimer(sentWait)
+	defer timer.Stop()
+	select {
+	case <-x.sent:
+		return x.writeErr == nil
+	case <-timer.C:
+		return false // the rest of the body is of no use
 	}
 }
 
