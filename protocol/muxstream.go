@@ -123,10 +123,20 @@ func (s *muxStream) updateLocked(n int) uint32 {
 	return delta
 }
 
+// On a path of less than a millisecond, half a MiB is more than what is under
+// way; a larger window would only be filled when the reader stalls.
+const (
+	nearPath   = time.Millisecond
+	nearWindow = 512 << 10
+)
+
 // growLocked doubles the window if the limits allow it.
 func (s *muxStream) growLocked() bool {
-	more := s.granted
-	if more > s.m.maxWindow/2 {
+	more, limit := s.granted, s.m.maxWindow
+	if time.Duration(s.m.rtt.Load()) < nearPath {
+		limit = min(limit, nearWindow)
+	}
+	if more > limit/2 {
 		return false
 	}
 	if s.m.budget != nil {
@@ -314,6 +324,8 @@ func (s *muxStream) endWith(e *Error) {
 	}
 	s.wakeReaderLocked()
 	s.writable.Broadcast()
+	s.rd.stop() // nobody waits any more, and a timer would keep the whole session in memory
+	s.wd.stop()
 	s.mu.Unlock()
 	s.finish()
 }
