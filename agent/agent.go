@@ -134,6 +134,8 @@ func (a *Agent) keep(ctx context.Context, n int) error {
 			}
 		case <-a.stop:
 			return nil
+		case <-ctx.Done():
+			return nil
 		}
 	}
 }

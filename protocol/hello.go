@@ -86,12 +86,19 @@ func checkName(s string) error {
 	if len(s) > maxNameLen {
 		return Errorf(CodeBadMessage, "name of %d bytes, at most %d are allowed", len(s), maxNameLen)
 	}
-	for i := range len(s) {
-		if s[i] < 0x20 || s[i] >= 0x7f {
-			return Errorf(CodeBadMessage, "name with a byte 0x%02x, expected printable ASCII", s[i])
-		}
+	if !printable(s) {
+		return Errorf(CodeBadMessage, "name %q, expected printable ASCII", s)
 	}
 	return nil
+}
+
+func printable(s string) bool {
+	for i := range len(s) {
+		if s[i] < 0x20 || s[i] >= 0x7f {
+			return false
+		}
+	}
+	return true
 }
 
 // Welcome is the relay's answer to a Hello.
@@ -123,6 +130,9 @@ func (w *Welcome) validate() error {
 	}
 	if len(w.URL) > maxURL {
 		return Errorf(CodeBadMessage, "welcome has a URL of %d bytes, at most %d are allowed", len(w.URL), maxURL)
+	}
+	if !printable(w.URL) { // it is shown in a terminal
+		return Errorf(CodeBadMessage, "welcome has a URL that is not printable ASCII")
 	}
 	if w.SlotMS < 0 {
 		return Errorf(CodeBadMessage, "welcome has a negative slot")

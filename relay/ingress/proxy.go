@@ -22,12 +22,13 @@ import (
 // come, both ways; there is no limit on the whole, only on silence.
 func (s *Server) newProxy() http.Handler {
 	p := &httputil.ReverseProxy{
-		Rewrite:       rewrite,
-		Transport:     s.cfg.Apps,
-		FlushInterval: -1,
-		BufferPool:    &bufferPool{},
-		ErrorHandler:  s.proxyError,
-		ErrorLog:      slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		Rewrite:        rewrite,
+		Transport:      s.cfg.Apps,
+		FlushInterval:  -1,
+		BufferPool:     &bufferPool{},
+		ErrorHandler:   s.proxyError,
+		ModifyResponse: watchUpgrade,
+		ErrorLog:       slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer abortLoudly(r)
@@ -81,14 +82,47 @@ func abortLoudly(r *http.Request) {
 	if reason == nil {
 		return
 	}
-	conn, _ := r.Context().Value(connKey{}).(net.Conn)
+	resetOnClose(r.Context())
+	panic(reason)
+}
+
+// resetOnClose makes the coming close of the client's connection a reset.
+func resetOnClose(ctx context.Context) {
+	conn, _ := ctx.Value(connKey{}).(net.Conn)
 	if secure, ok := conn.(interface{ NetConn() net.Conn }); ok {
 		conn = secure.NetConn()
 	}
 	if tcp, ok := conn.(*net.TCPConn); ok {
 		tcp.SetLinger(0)
 	}
-	panic(reason)
+}
+
+// watchUpgrade does for an upgraded connection what abortLoudly does for an
+// answer; ReverseProxy itself ends it in the same way whatever happened.
+func watchUpgrade(resp *http.Response) error {
+	if body, ok := resp.Body.(upgradedBody); ok && resp.StatusCode == http.StatusSwitchingProtocols {
+		resp.Body = &watchedUpgrade{body, resp.Request.Context()}
+	}
+	return nil
+}
+
+// upgradedBody is the body of a 101 answer.
+type upgradedBody interface {
+	io.ReadWriteCloser
+	CloseWrite() error
+}
+
+type watchedUpgrade struct {
+	upgradedBody
+	ctx context.Context // the request's
+}
+
+func (u *watchedUpgrade) Read(p []byte) (int, error) {
+	n, err := u.upgradedBody.Read(p)
+	if err != nil && err != io.EOF {
+		resetOnClose(u.ctx)
+	}
+	return n, err
 }
 
 // idleWriter gives every write to the client a deadline of its own.

@@ -1,0 +1,273 @@
+package ingress
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/posternhq/postern/protocol"
+	"github.com/posternhq/postern/relay"
+)
+
+const hook = "http://relay.apps.test:8443/hooks/shop/"
+
+func TestRestOfATargetIsWhatFollowsTheEndpoint(t *testing.T) {
+	for target, want := range map[string]string{
+		"/hooks/shop/stripe":            "",
+		"/hooks/shop/stripe/":           "/",
+		"/hooks/shop/stripe?a=b":        "?a=b",
+		"/hooks/shop/stripe/?a=b":       "/?a=b",
+		"/hooks/shop/stripe/x/y":        "/x/y",
+		"/hooks/shop/stripe/x/?a=/b/c":  "/x/?a=/b/c",
+		"/hooks/shop/stripe?a=/b/c":     "?a=/b/c",
+		"/hooks/shop/stripe/a%2Fb/%3f?": "/a%2Fb/%3f?",
+		"/hooks/shop/stripe//x":         "//x",
+		"/hooks/shop/stripe/../x":       "/../x",
+	} {
+		if got := restOf(target); got != want {
+			t.Errorf("restOf(%q) = %q, want %q", target, got, want)
+		}
+	}
+}
+
+func TestStoredWebhookIsAnsweredWithItsEvent(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		receipt relay.Receipt
+		body    string
+	}{
+		{"the first time", relay.Receipt{ID: "evt_1"}, `{"id":"evt_1"}` + "\n"},
+		{"again", relay.Receipt{ID: "evt_1", Duplicate: true}, `{"id":"evt_1","duplicate":true}` + "\n"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f := newFront(t, nil)
+			f.inbox.receipt = test.receipt
+			w := f.do(httptest.NewRequest("POST", hook+"stripe", strings.NewReader("{}")))
+			h := w.Header()
+			if w.Code != 202 || w.Body.String() != test.body || h.Get("Content-Type") != "application/json" {
+				t.Errorf("answered %d %q as %s", w.Code, w.Body, h.Get("Content-Type"))
+			}
+			if got := h.Get(protocol.HeaderEventID); got != "evt_1" {
+				t.Errorf("%s is %q", protocol.HeaderEventID, got)
+			}
+			if len(f.seen) != 0 {
+				t.Error("the sender waited for the app")
+			}
+		})
+	}
+}
+
+func TestInboxGetsTheSendersOwnBytes(t *testing.T) {
+	f := newFront(t, nil)
+	r := httptest.NewRequest("POST", hook+"stripe/a%2Fb?x=%20", strings.NewReader("\x00 body\r\n"))
+	r.RequestURI = "/hooks/shop/stripe/a%2Fb?x=%20"
+	r.RemoteAddr = "203.0.113.9:4000"
+	r.Header["Stripe-Signature"] = []string{"t=1", "v1=2"}
+	r.Header.Set("Postern-Verified", "true")
+	if w := f.do(r); w.Code != 202 {
+		t.Fatalf("answered %d %s", w.Code, w.Body)
+	}
+	in := f.inbox.received[0]
+	if in.Method != "POST" || in.Target != "/a%2Fb?x=%20" || string(in.Body) != "\x00 body\r\n" {
+		t.Errorf("the inbox got %s %s %q", in.Method, in.Target, in.Body)
+	}
+	if want := "https://relay.apps.test:8443/hooks/shop/stripe/a%2Fb?x=%20"; in.PublicURL != want {
+		t.Errorf("public URL %s, want %s", in.PublicURL, want)
+	}
+	if in.RemoteIP != "203.0.113.9" || in.ReceivedAt.IsZero() {
+		t.Errorf("from %s at %v", in.RemoteIP, in.ReceivedAt)
+	}
+	if got := strings.Join(in.Header["Stripe-Signature"], "|"); got != "t=1|v1=2" {
+		t.Errorf("signature header %q", got)
+	}
+	if in.Header.Get("Postern-Verified") != "" {
+		t.Error("the sender's Postern-Verified came through")
+	}
+}
+
+func TestWebhookThatIsNotTakenIsRefused(t *testing.T) {
+	for _, test := range []struct {
+		name, method, path string
+		body               io.Reader
+		err                error // the inbox's
+		status             int
+		code               relay.Code
+	}{
+		{"for an unknown app", "POST", "../shoe/stripe", nil, nil, 404, relay.NotFound},
+		{"for an unknown endpoint", "POST", "paypal", nil, nil, 404, relay.NotFound},
+		{"for an unknown endpoint with more behind it", "POST", "paypal/x", nil, nil, 404, relay.NotFound},
+		{"sent with GET", "GET", "stripe", nil, nil, 405, relay.BadMethod},
+		{"sent with HEAD", "HEAD", "stripe", nil, nil, 405, relay.BadMethod},
+		{"sent with OPTIONS", "OPTIONS", "stripe/x", nil, nil, 405, relay.BadMethod},
+		{"too long", "POST", "stripe", strings.NewReader(strings.Repeat("x", 1001)), nil, 413, relay.TooLarge},
+		{"too long, without a length", "POST", "stripe", struct{ io.Reader }{strings.NewReader(strings.Repeat("x", 1001))}, nil, 413, relay.TooLarge},
+		{"too long for a sync endpoint", "POST", "live", strings.NewReader(strings.Repeat("x", 1001)), nil, 413, relay.TooLarge},
+		{"cut off", "POST", "stripe", cutBody{}, nil, 400, relay.Invalid},
+		{"with a bad signature", "POST", "stripe", nil, relay.Errorf(relay.BadSignature, "the signature is wrong"), 401, relay.BadSignature},
+		{"with a bad signature, for a sync endpoint", "POST", "live", nil, relay.Errorf(relay.BadSignature, "the signature is wrong"), 401, relay.BadSignature},
+		{"while the store is down", "POST", "stripe", nil, &relay.Error{Code: relay.Unavailable, Message: "not stored", Err: errors.New("disk full")}, 503, relay.Unavailable},
+		{"by a fault of ours", "POST", "stripe", nil, errors.New("disk full"), 500, "internal"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f := newFront(t, nil)
+			f.inbox.err = test.err
+			path := "/hooks/shop/" + test.path
+			if rest, up := strings.CutPrefix(test.path, "../"); up {
+				path = "/hooks/" + rest
+			}
+			w := f.do(httptest.NewRequest(test.method, "http://relay.apps.test"+path, test.body))
+			wantRefusal(t, w, test.status, test.code)
+			if test.err == nil && len(f.inbox.received) != 0 {
+				t.Error("the inbox was given it")
+			}
+			if len(f.seen) != 0 {
+				t.Error("it reached the app")
+			}
+			if allow := w.Header().Get("Allow"); (allow == "POST") != (test.status == 405) {
+				t.Errorf("%d with Allow %q", test.status, allow)
+			}
+			if strings.Contains(w.Body.String(), "disk full") {
+				t.Errorf("the answer shows the inside: %s", w.Body)
+			}
+		})
+	}
+}
+
+// cutBody breaks off in the middle.
+type cutBody struct{}
+
+func (cutBody) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
+
+func TestBodyOfExactlyTheLimitIsTaken(t *testing.T) {
+	f := newFront(t, nil)
+	if w := f.do(httptest.NewRequest("POST", hook+"stripe", strings.NewReader(strings.Repeat("x", 1000)))); w.Code != 202 {
+		t.Errorf("answered %d %s", w.Code, w.Body)
+	}
+}
+
+func TestSyncWebhookIsAnsweredByTheAppAndRecorded(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		status  int
+		outcome relay.Outcome
+	}{
+		{"taken", 201, relay.OutcomeDone},
+		{"refused", 422, relay.OutcomeRejected},
+		{"redirected", 302, relay.OutcomeRejected},
+		{"failed", 500, relay.OutcomeRejected},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f := newFront(t, nil)
+			f.answer = func(*http.Request) (*http.Response, error) {
+				resp := response(test.status, "the app's words")
+				resp.Header.Set("X-App", "yes")
+				resp.Header.Set("Connection", "X-Hop")
+				resp.Header.Set("X-Hop", "only for you")
+				return resp, nil
+			}
+			w := f.do(httptest.NewRequest("GET", hook+"live", nil)) // handshakes of some providers are GETs
+			h := w.Header()
+			if w.Code != test.status || w.Body.String() != "the app's words" || h.Get("X-App") != "yes" {
+				t.Errorf("answered %d %q %v", w.Code, w.Body, h)
+			}
+			if h.Get("X-Hop") != "" || h.Get("Connection") != "" {
+				t.Errorf("hop-by-hop headers came through: %v", h)
+			}
+			if got := h.Get(protocol.HeaderEventID); got != "evt_sync" {
+				t.Errorf("%s is %q", protocol.HeaderEventID, got)
+			}
+			if len(f.inbox.recorded) != 1 {
+				t.Fatalf("%d attempts recorded, want one", len(f.inbox.recorded))
+			}
+			a := f.inbox.recorded[0]
+			if a.Status != test.status || a.Outcome != test.outcome || string(a.Body) != "the app's words" || a.Error != "" {
+				t.Errorf("recorded %+v", a)
+			}
+			if a.StartedAt.IsZero() || a.EndedAt.Before(a.StartedAt) {
+				t.Errorf("recorded from %v to %v", a.StartedAt, a.EndedAt)
+			}
+		})
+	}
+}
+
+func TestSyncWebhookWithoutAnAnswerIsRefusedAndRecorded(t *testing.T) {
+	for _, test := range []struct {
+		err    error
+		status int
+		code   relay.Code
+	}{
+		{relay.Errorf(relay.NoAgent, "no agent"), 503, relay.NoAgent},
+		{relay.Errorf(relay.AppTimeout, "silent"), 504, relay.AppTimeout},
+		{relay.Errorf(relay.AppReset, "lost"), 502, relay.AppReset},
+	} {
+		t.Run(string(test.code), func(t *testing.T) {
+			f := newFront(t, nil)
+			f.answer = func(*http.Request) (*http.Response, error) { return nil, test.err }
+			w := f.do(httptest.NewRequest("POST", hook+"live", strings.NewReader("{}")))
+			wantRefusal(t, w, test.status, test.code)
+			if got := w.Header().Get(protocol.HeaderEventID); got != "evt_sync" {
+				t.Errorf("%s is %q", protocol.HeaderEventID, got)
+			}
+			if len(f.inbox.recorded) != 1 {
+				t.Fatalf("%d attempts recorded, want one", len(f.inbox.recorded))
+			}
+			if a := f.inbox.recorded[0]; a.Status != 0 || a.Outcome == relay.OutcomeDone || a.Error == "" {
+				t.Errorf("recorded %+v", a)
+			}
+		})
+	}
+}
+
+func TestSyncAnswerThatIsCutIsAbortedAndRecordedAsUnknown(t *testing.T) {
+	f := newFront(t, nil)
+	f.answer = func(*http.Request) (*http.Response, error) {
+		resp := response(200, "")
+		resp.Body = io.NopCloser(io.MultiReader(strings.NewReader("half"), cutBody{}))
+		return resp, nil
+	}
+	web := httptest.NewUnstartedServer(f.server)
+	web.Config.ConnContext = ConnContext
+	web.Start()
+	defer web.Close()
+	r, _ := http.NewRequest("POST", web.URL+"/hooks/shop/live", strings.NewReader("{}"))
+	resp, err := http.DefaultClient.Do(r)
+	if err == nil {
+		_, err = io.ReadAll(resp.Body)
+		resp.Body.Close()
+	}
+	if err == nil {
+		t.Error("a cut answer ended like a whole one")
+	}
+	web.Close() // waits for the handler
+	if len(f.inbox.recorded) != 1 {
+		t.Fatalf("%d attempts recorded, want one", len(f.inbox.recorded))
+	}
+	if a := f.inbox.recorded[0]; a.Outcome != relay.OutcomeUnknown || string(a.Body) != "half" || a.Error == "" {
+		t.Errorf("recorded %+v", a)
+	}
+}
+
+func TestRecordKeepsTheFirstBytesOfALongAnswerAndTheSenderAllOfThem(t *testing.T) {
+	f := newFront(t, nil)
+	long := strings.Repeat("x", maxKept+1000)
+	f.answer = func(*http.Request) (*http.Response, error) { return response(200, long), nil }
+	w := f.do(httptest.NewRequest("POST", hook+"live", nil))
+	if w.Body.String() != long {
+		t.Errorf("the sender got %d of %d bytes", w.Body.Len(), len(long))
+	}
+	if n := len(f.inbox.recorded[0].Body); n != maxKept {
+		t.Errorf("%d bytes recorded, want %d", n, maxKept)
+	}
+}
+
+func TestSyncAnswerThatIsAnUpgradeIsRefused(t *testing.T) {
+	f := newFront(t, nil)
+	f.answer = func(*http.Request) (*http.Response, error) { return response(101, ""), nil }
+	wantRefusal(t, f.do(httptest.NewRequest("POST", hook+"live", nil)), 502, relay.AppReset)
+	if len(f.inbox.recorded) != 1 || f.inbox.recorded[0].Outcome != relay.OutcomeRejected {
+		t.Errorf("recorded %+v", f.inbox.recorded)
+	}
+}
