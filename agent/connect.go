@@ -33,6 +33,11 @@ func backoff(attempt int, away time.Duration, random float64) time.Duration {
 // connect dials until there is a session. Nil, nil means that ctx ended or the
 // agent stops; an error means that no attempt will ever succeed.
 func (a *Agent) connect(ctx context.Context, n int) (*protocol.Session, error) {
+	// A stop ends an attempt that is under way: it may be waiting for a network
+	// that swallows everything.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer a.onStop(cancel)()
 	since := time.Now()
 	for attempt := 0; ; attempt++ {
 		sess, err := a.dial(ctx, n)
@@ -80,6 +85,19 @@ func (a *Agent) dial(ctx context.Context, n int) (*protocol.Session, error) {
 		Config: protocol.Config{Logger: a.log},
 		URL:    a.cfg.Relay, Token: a.cfg.Token, Hello: hello, Env: a.cfg.Env, TLS: a.cfg.TLS,
 	})
+}
+
+// onStop calls f when the agent stops, until the func it returns is called.
+func (a *Agent) onStop(f func()) (forget func()) {
+	over := make(chan struct{})
+	go func() {
+		select {
+		case <-a.stop:
+			f()
+		case <-over:
+		}
+	}()
+	return func() { close(over) }
 }
 
 // pause waits; false when ctx ended or the agent stops.

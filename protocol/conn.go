@@ -18,7 +18,7 @@ const (
 	// enough that a short request is not stuck behind a long queue.
 	gatherLimit = 2 * (chunk + headerSize)
 	// idleBuffer is what a quiet tunnel keeps for reading.
-	idleBuffer = 4 << 10
+	idleBuffer = 1 << 10
 	// busyBuffer is what one read may take from the socket, and one message hold
 	// without growing, while the tunnel is busy. Lent from busyBuffers.
 	busyBuffer = gatherLimit + 8<<10
@@ -48,7 +48,6 @@ func returnBuffer(b []byte) {
 // left; the others return at once. There is no timer and no hand-over to another
 // goroutine. A full buffer blocks the writer and nobody else.
 type wsConn struct {
-	ws   *websocket.Conn
 	wire *framer
 
 	lastRead atomic.Int64 // unix nanoseconds of the last byte received
@@ -69,14 +68,14 @@ type wsConn struct {
 	busy    bool      // guarded by mu; somebody is sending
 	err     error     // guarded by mu; final
 
-	once    sync.Once
 	senders sync.WaitGroup // background senders; Add under mu while err is nil
 }
 
-// newWSConn starts nothing. ws is kept because its finalizer would close the
-// socket.
+// newWSConn starts nothing. The library has done its part with the handshake: ws
+// is let go, and with it 4 KiB, and must not close the socket when it is collected.
 func newWSConn(ws *websocket.Conn, wire *framer) *wsConn {
-	c := &wsConn{ws: ws, wire: wire, small: make([]byte, idleBuffer)}
+	runtime.SetFinalizer(ws, nil)
+	c := &wsConn{wire: wire, small: make([]byte, idleBuffer)}
 	c.changed.L = &c.mu
 	c.reader = frameReader{src: wire, masked: !wire.masked, control: c.answer}
 	c.reader.use(c.small)
@@ -291,10 +290,7 @@ func (c *wsConn) drain(limit time.Duration) {
 // Close ends the connection at once, whatever has not been sent is lost, and
 // waits for background senders. It may be called several times.
 func (c *wsConn) Close() error {
-	c.once.Do(func() {
-		c.fail(net.ErrClosed)
-		c.ws.CloseNow()
-	})
+	c.fail(net.ErrClosed)
 	c.senders.Wait()
 	return nil
 }

@@ -159,7 +159,7 @@ func (s *Session) Open(ctx context.Context, o Open) (*Stream, error) {
 func (s *Session) Run(ctx context.Context, h Handler) error {
 	stop := context.AfterFunc(ctx, func() { s.shut(&Error{Code: CodeShutdown, Message: "session stopped", Err: ctx.Err()}) })
 	defer stop()
-	ctx, cancel := context.WithCancel(ctx)
+	streams, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s.handler = h
 	s.control.watch(s.wakeControl)
@@ -175,7 +175,7 @@ func (s *Session) Run(ctx context.Context, h Handler) error {
 		s.begin()
 		s.running.Go(func() {
 			defer s.finish()
-			s.serveStream(ctx, h, y)
+			s.serveStream(streams, h, y)
 		})
 	})
 	beats.stop()

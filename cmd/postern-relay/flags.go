@@ -4,6 +4,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"strings"
@@ -13,15 +14,15 @@ import (
 // its variable, the variable beats the default.
 type flags struct {
 	*flag.FlagSet
-	env map[string]string // flag → variable
+	env  map[string]string // flag → variable
+	help func()            // prints what the flags are
 
 	logFormat, logLevel *string
 }
 
 func newFlags(name, about string) *flags {
 	f := &flags{FlagSet: flag.NewFlagSet(name, flag.ContinueOnError), env: map[string]string{}}
-	f.SetOutput(os.Stdout)
-	f.Usage = func() {
+	f.help = func() {
 		fmt.Fprintf(f.Output(), "postern-relay %s: %s\n\n", name, about)
 		f.VisitAll(f.describe)
 	}
@@ -53,7 +54,13 @@ var errHelp = errors.New("help was printed")
 // parse reads args and then the environment, and allows exactly rest further
 // arguments, -1 for any number.
 func (f *flags) parse(args []string, rest int) error {
+	// Help that was asked for goes to standard output; a mistake is reported by
+	// the caller, without the whole list.
+	f.Usage = func() {}
+	f.SetOutput(io.Discard)
 	if err := f.Parse(args); errors.Is(err, flag.ErrHelp) {
+		f.SetOutput(os.Stdout)
+		f.help()
 		return errHelp
 	} else if err != nil {
 		return usageError{err}

@@ -41,8 +41,12 @@ func runHTTP(ctx context.Context, args []string) (int, error) {
 	if err := f.parse(args); err != nil {
 		return exitUsage, err
 	}
-	if port == "" {
-		port = f.Arg(0)
+	rest := f.Args()
+	if port == "" && len(rest) > 0 {
+		port, rest = rest[0], rest[1:]
+	}
+	if len(rest) > 0 {
+		return exitUsage, usagef("http takes one port, got %q besides", rest[0])
 	}
 	target, err := address(port)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/url"
 	"os"
@@ -19,7 +20,8 @@ import (
 // its variable, the variable beats the default.
 type flags struct {
 	*flag.FlagSet
-	env map[string]string // flag → variable
+	env  map[string]string // flag → variable
+	help func()            // prints what the flags are
 
 	logFormat, logLevel, relay, instance *string
 	tunnels                              *int
@@ -31,8 +33,7 @@ var errHelp = errors.New("help was printed")
 
 func newFlags(name, about string) *flags {
 	f := &flags{FlagSet: flag.NewFlagSet(name, flag.ContinueOnError), env: map[string]string{}}
-	f.SetOutput(os.Stdout)
-	f.Usage = func() {
+	f.help = func() {
 		fmt.Fprintf(f.Output(), "postern %s: %s\n\nThe token comes from POSTERN_TOKEN.\n\n", name, about)
 		f.VisitAll(f.describe)
 	}
@@ -66,7 +67,13 @@ func (f *flags) text(name, env, def, about string) *string {
 
 // parse reads args and then the environment.
 func (f *flags) parse(args []string) error {
+	// Help that was asked for goes to standard output; a mistake is reported by
+	// the caller, without the whole list.
+	f.Usage = func() {}
+	f.SetOutput(io.Discard)
 	if err := f.Parse(args); errors.Is(err, flag.ErrHelp) {
+		f.SetOutput(os.Stdout)
+		f.help()
 		return errHelp
 	} else if err != nil {
 		return usageError{err}

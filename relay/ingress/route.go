@@ -73,7 +73,7 @@ func (s *Server) believe(r *http.Request, c *call) {
 	chain := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
 	var known []string
 	for i := len(chain) - 1; i >= 0; i-- {
-		addr, err := netip.ParseAddr(strings.TrimSpace(chain[i]))
+		addr, err := parseClient(strings.TrimSpace(chain[i]))
 		if err != nil {
 			break
 		}
@@ -86,4 +86,12 @@ func (s *Server) believe(r *http.Request, c *call) {
 	if len(known) > 0 {
 		c.forwarded = strings.Join(append(known, c.forwarded), ", ")
 	}
+}
+
+// parseClient reads an entry of X-Forwarded-For. Some proxies add the port.
+func parseClient(s string) (netip.Addr, error) {
+	if withPort, err := netip.ParseAddrPort(s); err == nil {
+		return withPort.Addr(), nil
+	}
+	return netip.ParseAddr(strings.Trim(s, "[]"))
 }

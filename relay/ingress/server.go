@@ -94,6 +94,12 @@ func New(cfg Config) *Server {
 
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if len(r.TransferEncoding) > 0 {
+		// A chunked request may have had a Content-Length too; net/http drops it
+		// unseen. What reads the length in front of us sees the next request begin
+		// elsewhere, so there is none on this connection (RFC 9112, section 6.1).
+		w.Header().Set("Connection", "close")
+	}
 	c := s.sanitize(r)
 	r = r.WithContext(context.WithValue(r.Context(), callKey{}, c))
 	if r.Method == http.MethodConnect {

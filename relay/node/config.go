@@ -81,7 +81,7 @@ func publicURL(raw string) (*url.URL, error) {
 	if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || strings.Trim(u.Path, "/") != "" {
 		return nil, fmt.Errorf("public URL %q: expected http:// or https:// and a host, nothing behind it", raw)
 	}
-	u.Path = ""
+	u.Path, u.Host = "", strings.ToLower(u.Host)
 	return u, nil
 }
 

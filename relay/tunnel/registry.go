@@ -62,6 +62,22 @@ type appTunnels struct {
 	waiting  chan struct{} // guarded by Registry.mu; closed when a tunnel comes; nil when nobody waits
 	parked   int           // guarded by Registry.mu
 	lastSeen time.Time     // guarded by Registry.mu; when the last tunnel left
+
+	boots map[string][]string // guarded by Registry.mu; of each connected instance, oldest first
+}
+
+// isEarlierLocked reports whether a later boot of the same instance has been
+// seen, and remembers this one.
+func (a *appTunnels) isEarlierLocked(h protocol.Hello) bool {
+	seen := a.boots[h.Instance]
+	if i := slices.Index(seen, h.BootID); i >= 0 {
+		return i < len(seen)-1
+	}
+	if a.boots == nil {
+		a.boots = map[string][]string{}
+	}
+	a.boots[h.Instance] = append(seen, h.BootID)
+	return false
 }
 
 // NewRegistry makes an empty Registry. connected may be nil.
@@ -111,6 +127,12 @@ func (r *Registry) add(t *Tunnel) (replaces int, ok bool) {
 			older = append(older, old)
 		}
 	}
+	if a.isEarlierLocked(hello) {
+		// A process on its way out has reconnected: it does not push its successor
+		// aside.
+		t.state.Store(int32(replaced))
+		older = slices.DeleteFunc(older, func(o *Tunnel) bool { return o.sess.Hello().BootID != hello.BootID })
+	}
 	a.tunnels = append(a.tunnels, t)
 	if a.waiting != nil {
 		close(a.waiting)
@@ -133,6 +155,10 @@ func (r *Registry) remove(t *Tunnel) {
 	a := r.apps[t.app]
 	a.tunnels = slices.DeleteFunc(a.tunnels, func(o *Tunnel) bool { return o == t })
 	a.lastSeen = time.Now()
+	same := func(o *Tunnel) bool { return o.Instance() == t.Instance() }
+	if !slices.ContainsFunc(a.tunnels, same) {
+		delete(a.boots, t.Instance())
+	}
 }
 
 // pick chooses the tunnel with the least work among the willing ones that are

@@ -533,3 +533,18 @@ func TestCodesOfTheWireBecomeTheRelays(t *testing.T) {
 		t.Errorf("an error without a code became %v", err)
 	}
 }
+
+// A process that is being replaced may lose its tunnel and come back. Until then
+// its successor has the traffic, and keeps it.
+func TestEarlierBootThatReconnectsDoesNotPushItsSuccessorAside(t *testing.T) {
+	a := &appTunnels{}
+	hello := func(boot string) protocol.Hello { return protocol.Hello{Instance: "web.1", BootID: boot} }
+	for i, step := range []struct {
+		boot    string
+		earlier bool
+	}{{"a", false}, {"a", false}, {"b", false}, {"a", true}, {"b", false}, {"c", false}, {"b", true}} {
+		if got := a.isEarlierLocked(hello(step.boot)); got != step.earlier {
+			t.Errorf("step %d, boot %s: earlier %t, expected %t", i, step.boot, got, step.earlier)
+		}
+	}
+}
