@@ -14,6 +14,8 @@ type frameReader struct {
 	// control gets the payload of a ping or a close; it must not block, and must
 	// not keep p.
 	control func(op byte, p []byte)
+	// idle is called before every read from src, which may wait.
+	idle func()
 
 	buf        []byte // lent by the owner, see use
 	start, end int    // unread bytes in buf
@@ -159,6 +161,9 @@ func (f *frameReader) controlFrame(op byte, b []byte, head int, size uint64, key
 // fill reads once from src. What is left of an unfinished header moves to the
 // front first.
 func (f *frameReader) fill() error {
+	if f.idle != nil {
+		f.idle()
+	}
 	if f.start > 0 {
 		f.end = copy(f.buf, f.buf[f.start:f.end])
 		f.start = 0

@@ -74,6 +74,7 @@ type mux struct {
 	// nil before run.
 	serve   func(*muxStream)
 	pending []*muxStream // owned by the receiver; opened before run
+	ready   []*muxStream // owned by the receiver; have bytes that nobody was told of
 
 	rtt atomic.Int64 // the shortest round trip seen, in nanoseconds; 0 until measured
 
@@ -100,8 +101,26 @@ func newMux(conn *wsConn, client bool, maxIncoming int, maxWindow uint32, budget
 	if client {
 		m.nextID = 1
 	}
+	conn.reader.idle = m.wakeReaders
 	return m
 }
+
+// wakeReaders tells the streams' readers what has arrived. It runs when all that
+// came with one read from the socket is delivered: to wake a reader costs as much
+// as to copy its bytes, so each is woken once.
+func (m *mux) wakeReaders() {
+	for i, s := range m.ready {
+		s.wakeReader()
+		m.ready[i] = nil
+	}
+	m.ready = m.ready[:0]
+	if cap(m.ready) > maxReadyKept {
+		m.ready = nil
+	}
+}
+
+// maxReadyKept is how long a list an idle session keeps.
+const maxReadyKept = 16
 
 // pump reads a stream by receiving for it. Only before run.
 type pump struct {

@@ -41,6 +41,7 @@ type muxStream struct {
 	since    time.Time // of the last update
 	grown    int       // taken from the budget
 	eof      bool      // the peer's FIN has come
+	told     bool      // it stands in the mux's ready list
 
 	// Sending; guarded by mu.
 	credit   uint32 // what we may still send
@@ -123,11 +124,11 @@ func (s *muxStream) updateLocked(n int) uint32 {
 	return delta
 }
 
-// On a path of less than a millisecond, half a MiB is more than what is under
+// On a path of less than a millisecond, a MiB is more than what is under
 // way; a larger window would only be filled when the reader stalls.
 const (
 	nearPath   = time.Millisecond
-	nearWindow = 512 << 10
+	nearWindow = 1 << 20
 )
 
 // growLocked doubles the window if the limits allow it.
@@ -357,7 +358,18 @@ func (s *muxStream) deliver(p []byte) {
 	if len(p) > 0 {
 		s.in.write(p)
 	}
+	if !s.told {
+		s.told = true
+		s.m.ready = append(s.m.ready, s)
+	}
+}
+
+// wakeReader is wakeReaderLocked for the receiver.
+func (s *muxStream) wakeReader() {
+	s.mu.Lock()
+	s.told = false
 	s.wakeReaderLocked()
+	s.mu.Unlock()
 }
 
 // wakeReaderLocked tells whoever reads that there is something to read.
