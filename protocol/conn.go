@@ -18,7 +18,7 @@ const (
 	// enough that a short request is not stuck behind a long queue.
 	gatherLimit = 2 * (chunk + headerSize)
 	// idleBuffer is what a quiet tunnel keeps for reading.
-	idleBuffer = 1 << 10
+	idleBuffer = 512
 	// busyBuffer is what one read may take from the socket, and one message hold
 	// without growing, while the tunnel is busy. Lent from busyBuffers.
 	busyBuffer = gatherLimit + 8<<10

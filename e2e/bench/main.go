@@ -1,0 +1,80 @@
+// Bench measures the tunnel against going without one and against the plainest
+// thing that does the same work, in one run on one machine, and prints the
+// ratios beside the bars that the product is required to reach.
+//
+// Four targets lead to the same app: direct; proxy1 and proxy2, one and two
+// hops of the standard library's reverse proxy; postern, a relay and an agent.
+// The app, every hop and every load generator is a process of its own; the
+// harness starts itself again for those that are not the product. All talk over
+// loopback, without TLS. The targets stay up together and take turns measure by
+// measure, so a ratio compares neighbours in time.
+//
+// The load is a closed loop over keep-alive connections with one request under
+// way on each: rates and latencies are those of clients that wait. It says
+// nothing about wide-area networks, and on a machine with few cores the load
+// generator and the app compete with what is measured; compare ratios, not
+// absolute numbers. Every answer is checked. A run with errors is marked and
+// its row not judged.
+//
+// CPU and memory come from /proc, so those measures need Linux.
+//
+//	go run ./bench               five runs, about fifteen minutes
+//	go run ./bench -quick        a smoke run
+//	go run ./bench -only small -targets proxy2,postern -cpuprofile /tmp/profiles
+//
+// It exits with 0 also when a bar is missed, 1 when something could not be
+// measured, 2 on wrong usage.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	if role := os.Getenv(roleVariable); role != "" {
+		if err := playRole(role, os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run is the harness without its process; it returns the exit code.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	o, err := parseOptions(args, stderr)
+	if errors.Is(err, flag.ErrHelp) {
+		return 0
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, "bench:", err)
+		return 2
+	}
+	b := bench{options: o, log: slog.New(slog.NewTextHandler(stderr, nil))}
+	rep, err := b.run(ctx)
+	if err == nil {
+		err = rep.print(stdout)
+	}
+	if err == nil {
+		err = rep.write(o.json, o.markdown)
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, "bench:", err)
+		return 1
+	}
+	if !rep.complete() {
+		return 1
+	}
+	return 0
+}
