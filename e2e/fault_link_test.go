@@ -73,7 +73,7 @@ func (c *linkConn) move(dst, src *net.TCPConn, delay time.Duration) {
 			dst.Write(p.bytes)
 		}
 	}()
-	end := io.EOF
+	var end error
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := src.Read(buf)

@@ -258,7 +258,7 @@ func TestEveryAcknowledgedWebhookIsDeliveredAfterTheRelayIsKilled(t *testing.T) 
 	var once sync.Once
 	opened := make(chan struct{})
 	defer once.Do(func() { close(opened) })
-	held := make(chan string, 4096)
+	died := make(chan string, 4096) // in the app's hands when the relay was killed
 	var answered atomic.Int32
 	target := rig.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		body, err := io.ReadAll(req.Body)
@@ -266,10 +266,10 @@ func TestEveryAcknowledgedWebhookIsDeliveredAfterTheRelayIsKilled(t *testing.T) 
 			return
 		}
 		if answered.Add(1) > 20 { // from now on the app holds what it is given
-			held <- string(body)
 			select {
 			case <-opened:
 			case <-req.Context().Done():
+				died <- string(body)
 				return
 			}
 		}
@@ -283,8 +283,8 @@ func TestEveryAcknowledgedWebhookIsDeliveredAfterTheRelayIsKilled(t *testing.T) 
 		}
 		return r.Running()
 	})
-	for range 4 { // as many as may be in flight were at the app, and died there
-		rig.Receive(t, wait, "a webhook at the app", held)
+	for range 4 { // as many as may be in flight
+		rig.Receive(t, wait, "a webhook that was at the app", died)
 	}
 	once.Do(func() { close(opened) })
 	r.Restart()

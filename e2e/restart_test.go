@@ -77,7 +77,10 @@ func rollAgents(t *testing.T, r *rig.Relay, start func(instance string) *rig.Age
 // The relay is replaced while twenty agents are connected and requests are under
 // way.
 func TestARelayRestartFinishesWhatIsUnderWayAndHasItsAgentsBackWithinASecond(t *testing.T) {
-	const agents = 20
+	const (
+		agents = 20
+		outage = 3 * time.Second // long enough for agents to lose patience
+	)
 	r := rig.StartRelay(t, rig.RelayConfig{})
 	app := newGate("one")
 	target, token := rig.Serve(t, app), r.Token("shop")
@@ -118,6 +121,7 @@ func TestARelayRestartFinishesWhatIsUnderWayAndHasItsAgentsBackWithinASecond(t *
 	}
 	lost := r.Log.Count(mark, `msg="requests cut off`)
 	mark = r.Log.Len()
+	<-time.After(outage)
 	r.Restart()
 	first := asking(r.Addr, r.AppHost("shop"), "/now")
 	r.Log.Wait(t, wait, mark, 2*agents, `msg="tunnel open"`)
