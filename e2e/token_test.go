@@ -166,7 +166,7 @@ func TestATokenThatIsNotGoodIsRefusedWithItsReason(t *testing.T) {
 		{"an unknown scope", f.sign("EdDSA", claims(map[string]any{"scope": "god"}), f.eddsa), 403, "token_scope", false},
 		{"no app", f.sign("EdDSA", claims(map[string]any{"sub": ""}), f.eddsa), 403, "token_app", false},
 		{"no end", f.sign("EdDSA", claims(map[string]any{"exp": nil}), f.eddsa), 401, "token_malformed", true},
-		{"cut off", good[:len(good)-40], 401, "token_malformed", true},
+		{"cut off inside a character", good[:len(good)-41], 401, "token_malformed", true},
 		{"two parts", good[:strings.LastIndexByte(good, '.')], 401, "token_malformed", true},
 		{"no token at all", "certainly-not-a-token", 401, "token_malformed", true},
 		{"far too long", good + strings.Repeat("A", 8<<10), 401, "token_malformed", true},

@@ -149,7 +149,17 @@ func (s *Session) Open(ctx context.Context, o Open) (*Stream, error) {
 	if err != nil {
 		return nil, &Error{Code: cmp.Or(CodeOf(err), CodeReset), Message: "tunnel lost", Err: s.lostErr(err), Unsent: true}
 	}
-	return &Stream{mux: y, sess: s, open: o, first: first}, nil
+	st := &Stream{mux: y, sess: s, open: o, first: first}
+	// The Open is queued before a drain can be answered: the peer must not take a
+	// stream that is about to begin for none, and hang up. It is not waited for.
+	y.urgent = true
+	err = st.flushOpen()
+	y.urgent = false
+	if err != nil {
+		st.Close()
+		return nil, &Error{Code: cmp.Or(CodeOf(err), CodeReset), Message: "tunnel lost", Err: s.lostErr(err), Unsent: true}
+	}
+	return st, nil
 }
 
 // Run serves the session until it ends and returns why. Nothing is received

@@ -19,6 +19,10 @@ import (
 // connected all the same: it cannot be reached then, but it can be looked at.
 const bootTime = time.Minute
 
+// settleTime is how long requests in flight may take before the app is told to
+// stop. Longer ones are the app's to finish.
+const settleTime = time.Second
+
 // runChild wraps the app. Whatever is wrong with the relay, the token or the
 // network, the app runs.
 func runChild(ctx context.Context, args []string) (int, error) {
@@ -104,6 +108,11 @@ func supervise(ctx context.Context, a *agent.Agent, target string, p platform.Pl
 		if err := a.Drain(ctx, "app stops", p.Grace); err != nil {
 			log.Warn("relay could not be told", "err", err)
 		}
+		// A request that was on its way when the relay promised to send no more
+		// must not meet an app that has closed its idle connections already.
+		quick, cancel := context.WithTimeout(ctx, settleTime)
+		defer cancel()
+		a.WaitIdle(quick)
 	}
 	agentCtx, stopAgent := context.WithCancel(ctx)
 	defer stopAgent()
