@@ -131,23 +131,26 @@ func (s *Server) welcome(app relay.AppID) protocol.Welcome {
 func (s *Server) run(sess *protocol.Session, who relay.Principal) {
 	defer s.running.Done()
 	t := &Tunnel{app: who.App, token: who.Token, sess: sess, since: time.Now()}
-	log := s.cfg.Logger.With("app", t.app, "instance", t.Instance(), "session", sess.Welcome().Session)
+	// Made when something is to be said: a thousand idle tunnels would keep it.
+	log := func() *slog.Logger {
+		return s.cfg.Logger.With("app", t.app, "instance", t.Instance(), "session", sess.Welcome().Session)
+	}
 	older, ok := s.cfg.Registry.add(t)
 	if !ok {
 		sess.Close(protocol.CodeShutdown, "the relay is stopping")
 		return
 	}
 	if older > 0 {
-		log.Info("tunnel replaces older ones of the same instance", "older", older)
+		log().Info("tunnel replaces older ones of the same instance", "older", older)
 	}
 	if s.cfg.Revoked != nil && s.cfg.Revoked(t.token) {
 		s.cfg.Registry.CloseTokens(s.cfg.Revoked)
 	}
-	log.Info("tunnel open", "remote", sess.RemoteAddr().String(), "tunnel", sess.Hello().Tunnel, "agent", sess.Hello().Agent)
+	log().Info("tunnel open", "remote", sess.RemoteAddr().String(), "tunnel", sess.Hello().Tunnel, "agent", sess.Hello().Agent)
 	h := protocol.Handler{
 		Drain: func(d protocol.Drain) {
 			t.advance(draining)
-			log.Info("agent drains", "reason", d.Reason, "grace", d.Grace)
+			log().Info("agent drains", "reason", d.Reason, "grace", d.Grace)
 		},
 	}
 	if s.cfg.Stream != nil {
@@ -156,9 +159,9 @@ func (s *Server) run(sess *protocol.Session, who relay.Principal) {
 	err := sess.Run(s.ctx, h)
 	s.cfg.Registry.remove(t)
 	if errors.Is(err, protocol.ErrClosedByPeer) {
-		log.Info("tunnel closed by the agent", "err", err)
+		log().Info("tunnel closed by the agent", "err", err)
 	} else {
-		log.Warn("tunnel lost", "err", err, "after", time.Since(t.since).Round(time.Millisecond))
+		log().Warn("tunnel lost", "err", err, "after", time.Since(t.since).Round(time.Millisecond))
 	}
 }
 
