@@ -146,7 +146,7 @@ func (a *Agent) serve(ctx context.Context, sess *protocol.Session, next chan<- t
 	welcome := sess.Welcome()
 	log := a.log.With("session", welcome.Session, "tunnel", sess.Hello().Tunnel)
 	if !a.add(sess) {
-		sess.Close(protocol.CodeShutdown, "agent stopped")
+		a.decline(ctx, sess)
 		return
 	}
 	defer a.remove(sess)
@@ -178,6 +178,26 @@ func (a *Agent) serve(ctx context.Context, sess *protocol.Session, next chan<- t
 		log.Warn("tunnel lost", "err", err)
 	}
 	ask(time.Duration(welcome.SlotMS) * time.Millisecond)
+}
+
+// declineTime bounds how long a session that came too late is served.
+const declineTime = 5 * time.Second
+
+// decline ends a session that was opened while the agent stops. The relay counts
+// on it since its welcome, so what it has sent already is served.
+func (a *Agent) decline(ctx context.Context, sess *protocol.Session) {
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		sess.Run(ctx, protocol.Handler{Stream: a.forward.Serve})
+	}()
+	limit, cancel := context.WithTimeout(ctx, declineTime)
+	defer cancel()
+	if sess.Drain(limit, protocol.Drain{Reason: "agent stops"}) == nil {
+		sess.WaitIdle(limit)
+	}
+	sess.Close(protocol.CodeShutdown, "agent stopped")
+	<-over
 }
 
 // add counts s as running; false when the agent stops: Drain and Close would not

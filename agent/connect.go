@@ -34,10 +34,11 @@ func backoff(attempt int, away time.Duration, random float64) time.Duration {
 // agent stops; an error means that no attempt will ever succeed.
 func (a *Agent) connect(ctx context.Context, n int) (*protocol.Session, error) {
 	// A stop ends an attempt that is under way: it may be waiting for a network
-	// that swallows everything.
+	// that swallows everything. But not at once: the relay may have taken the
+	// session already and be sending.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer a.onStop(cancel)()
+	defer a.onStop(func() { time.AfterFunc(stopDial, cancel) })()
 	since := time.Now()
 	for attempt := 0; ; attempt++ {
 		sess, err := a.dial(ctx, n)
@@ -86,6 +87,9 @@ func (a *Agent) dial(ctx context.Context, n int) (*protocol.Session, error) {
 		URL:    a.cfg.Relay, Token: a.cfg.Token, Hello: hello, Env: a.cfg.Env, TLS: a.cfg.TLS,
 	})
 }
+
+// stopDial is how long an attempt may still take once the agent stops.
+const stopDial = 2 * time.Second
 
 // onStop calls f when the agent stops, until the func it returns is called.
 func (a *Agent) onStop(f func()) (forget func()) {
