@@ -15,7 +15,7 @@
 //	  Hello              ── control ────▶       check versions, identity
 //	                     ◀─ control ─────       Welcome (or Refuse, then close)
 //	Session.Run                             Session.Run
-//	  serveStreams  → Handler.Stream          serveStreams → Handler.Stream
+//	  serveStream   → Handler.Stream          serveStream → Handler.Stream
 //	  readControl   → ping, drain, ...        readControl
 //	  beat          → ping, dead peer         beat
 //	Session.Open    ── Open, bytes ─────▶     (either side may open)
@@ -30,9 +30,10 @@
 //
 // Bytes move like this, and nothing on the way waits for a timer:
 //
-//	Stream.Write → yamux frame → wsConn.Write (append to the gather buffer)
-//	  wsConn.flush (one goroutine): everything gathered → one WebSocket message
-//	    → framer: header, mask, one write to the socket
+//	Stream.Write → muxStream → wsConn.writeFrame (append to the gather buffer)
+//	  wsConn.send (by whoever finds nobody sending): everything gathered
+//	    → framer.writeMessage: header, mask, one write to the socket
+//	mux.run → wsConn.next → frameReader → muxStream.deliver → Stream.Read
 //
 // Under light load a frame leaves at once; under load many leave together.
 package protocol

@@ -126,6 +126,17 @@ func (o Outcome) Counts() bool {
 	return o == OutcomeRejected || o == OutcomeTimeout || o == OutcomeUnknown
 }
 
+// OutcomeOf says what an attempt means that ended with err and without an answer.
+func OutcomeOf(err error) Outcome {
+	switch CodeOf(err) {
+	case NoAgent, AppRefused, Draining, Overloaded:
+		return OutcomeUnsent
+	case AppTimeout:
+		return OutcomeTimeout
+	}
+	return OutcomeUnknown
+}
+
 // Attempt is one try to deliver.
 type Attempt struct {
 	Delivery  DeliveryID

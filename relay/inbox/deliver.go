@@ -65,13 +65,7 @@ func classify(err, cause error) relay.Outcome {
 	if errors.Is(cause, errSilent) {
 		return relay.OutcomeTimeout
 	}
-	switch relay.CodeOf(err) {
-	case relay.NoAgent, relay.AppRefused, relay.Draining, relay.Overloaded:
-		return relay.OutcomeUnsent
-	case relay.AppTimeout:
-		return relay.OutcomeTimeout
-	}
-	return relay.OutcomeUnknown
+	return relay.OutcomeOf(err)
 }
 
 // readAnswer records the answer in a. An answer that is cut short is an error

@@ -138,20 +138,9 @@ func (s *Server) passToApp(w http.ResponseWriter, r *http.Request, c *call, ep r
 			return
 		}
 	}
-	attempt.Outcome, attempt.Error = outcomeOf(err), err.Error()
+	attempt.Outcome, attempt.Error = relay.OutcomeOf(err), err.Error()
 	s.record(r, draft, &attempt)
 	s.refuse(w, c, ep, err)
-}
-
-// outcomeOf says what an attempt without an answer means.
-func outcomeOf(err error) relay.Outcome {
-	switch relay.CodeOf(err) {
-	case relay.NoAgent, relay.AppRefused, relay.Draining, relay.Overloaded:
-		return relay.OutcomeUnsent
-	case relay.AppTimeout:
-		return relay.OutcomeTimeout
-	}
-	return relay.OutcomeUnknown
 }
 
 // record stores what became of a sync webhook. The sender has its answer

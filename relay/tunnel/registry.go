@@ -297,8 +297,8 @@ func (r *Registry) retire(t *Tunnel) {
 }
 
 // Open starts a stream to app on one of its tunnels, waiting for one as Limits
-// allows, and waits until the agent has accepted it. It implements
-// relay.Opener. While nothing has reached an app, other agents are tried.
+// allows, and waits until the agent has accepted it: the
+// one seam towards apps. While nothing has reached an app, other agents are tried.
 func (r *Registry) Open(ctx context.Context, app relay.AppID, o protocol.Open) (net.Conn, error) {
 	var past attempts
 	for {
