@@ -149,11 +149,11 @@ func (s *Session) Open(ctx context.Context, o Open) (*Stream, error) {
 	if err != nil {
 		return nil, &Error{Code: cmp.Or(CodeOf(err), CodeReset), Message: "tunnel lost", Err: s.lostErr(err), Unsent: true}
 	}
-	st := &Stream{mux: y, sess: s, open: o, first: first}
+	st := &Stream{mux: y, sess: s, open: o}
 	// The Open is queued before a drain can be answered: the peer must not take a
 	// stream that is about to begin for none, and hang up. It is not waited for.
 	y.urgent = true
-	err = st.flushOpen()
+	_, err = y.Write(first)
 	y.urgent = false
 	if err != nil {
 		st.Close()

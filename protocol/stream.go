@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -22,9 +21,6 @@ type Stream struct {
 	mux  *muxStream
 	sess *Session
 	open Open
-
-	wmu   sync.Mutex
-	first []byte // guarded by wmu; the Open that goes in front of the first bytes
 
 	// Opener only; owned by the reader.
 	replied  bool
@@ -56,9 +52,6 @@ func (s *Stream) Session() *Session { return s.sess }
 // CloseWrite and nothing else.
 func (s *Stream) Read(p []byte) (int, error) {
 	if !s.replied {
-		if err := s.flushOpen(); err != nil {
-			return 0, err
-		}
 		if err := s.readReply(); err != nil {
 			return 0, err
 		}
@@ -71,9 +64,6 @@ func (s *Stream) Read(p []byte) (int, error) {
 func (s *Stream) AwaitReply(ctx context.Context) error {
 	if s.replied {
 		return s.replyErr
-	}
-	if err := s.flushOpen(); err != nil {
-		return err
 	}
 	stop := context.AfterFunc(ctx, func() { s.Reset(CodeCanceled) })
 	defer stop()
@@ -120,45 +110,8 @@ func (s *Stream) readReply() error {
 // Write implements net.Conn. It returns once the bytes are queued; what is
 // queued counts against the peer's window.
 func (s *Stream) Write(p []byte) (int, error) {
-	s.wmu.Lock()
-	defer s.wmu.Unlock()
-	if s.first == nil {
-		n, err := s.mux.Write(p)
-		return n, s.writeError(err)
-	}
-	return s.writeFirstLocked(p)
-}
-
-// writeFirstLocked sends the Open and p in one frame. What a deadline keeps
-// back of the Open stays in front of the next write.
-func (s *Stream) writeFirstLocked(p []byte) (int, error) {
-	opening := len(s.first)
-	n, err := s.mux.Write(append(s.first, p...))
-	if n < opening {
-		s.first = s.first[n:]
-		return 0, s.writeError(err)
-	}
-	s.first = nil
-	return n - opening, s.writeError(err)
-}
-
-// flushOpen sends the Open by itself when the reader comes first. It does not
-// wait for a writer: that one sends the Open, and may be stuck behind it on a
-// full window until the peer's answer, which is ours to read, ends the stream.
-func (s *Stream) flushOpen() error {
-	if !s.wmu.TryLock() {
-		return nil
-	}
-	defer s.wmu.Unlock()
-	return s.flushOpenLocked()
-}
-
-func (s *Stream) flushOpenLocked() error {
-	if s.first == nil {
-		return nil
-	}
-	_, err := s.writeFirstLocked(nil)
-	return err
+	n, err := s.mux.Write(p)
+	return n, s.writeError(err)
 }
 
 // writeError is err, or the refusal behind it.
@@ -171,11 +124,6 @@ func (s *Stream) writeError(err error) error {
 
 // CloseWrite ends our direction; the peer reads io.EOF after the last byte.
 func (s *Stream) CloseWrite() error {
-	s.wmu.Lock()
-	defer s.wmu.Unlock()
-	if err := s.flushOpenLocked(); err != nil {
-		return err
-	}
 	return s.writeError(s.mux.CloseWrite())
 }
 
