@@ -11,4 +11,8 @@ const (
 	HeaderReceivedAt = "Postern-Received-At" // RFC 3339 with nanoseconds, UTC
 	HeaderVerified   = "Postern-Verified"    // "true" or "false"
 	HeaderRequestID  = "Postern-Request-Id"  // on every request to the app and every error answer
+
+	// HeaderResignSecret is the one header of this family that the relay takes from
+	// outside, and only in its own API: the secret to sign streamed events with.
+	HeaderResignSecret = "Postern-Resign-Secret"
 )

@@ -21,6 +21,14 @@ type App struct {
 
 	Ingress   Ingress
 	Endpoints map[string]Endpoint // by name; from the manifest only
+	Quota     Quota
+}
+
+// Quota bounds what one app may keep in the store. Over it, webhooks are
+// answered 503 and their senders try again.
+type Quota struct {
+	Bytes   int64 // of bodies; 0: no limit
+	Waiting int   // unfinished deliveries; 0: no limit
 }
 
 // Ingress says who may reach an app from the web, and how it is spoken to.
@@ -47,36 +55,3 @@ func (s Secret) Reveal() string { return string(s) }
 func (s Secret) String() string               { return "[secret]" }
 func (s Secret) GoString() string             { return "[secret]" }
 func (s Secret) MarshalText() ([]byte, error) { return []byte("[secret]"), nil }
-
-// Mode says who answers a webhook's sender.
-type Mode string
-
-// The modes of an endpoint.
-const (
-	ModeStore  Mode = "store"  // verify, commit, 202; the app gets it later
-	ModeSync   Mode = "sync"   // the app's own answer, or an error if it gave none
-	ModeHybrid Mode = "hybrid" // commit, try the app live, else 202
-)
-
-// Endpoint is one webhook address of an app: /hooks/<app>/<name>.
-type Endpoint struct {
-	App      AppID
-	Name     string // 1 to 63 of a-z 0-9 - _
-	Provider string // a row of relay/provider's table
-	Secrets  []Secret
-	Mode     Mode
-	Path     string // on the app; begins with "/"
-
-	OrderBy     string  // JSON pointer into the body; empty: no order is kept
-	MaxInFlight int     // deliveries at the app at once; at least 1
-	Rate        float64 // deliveries a second; 0: no limit
-	Retry       RetryPolicy
-	Resign      bool
-	MaxBody     int64 // bytes; larger bodies are answered 413
-}
-
-// Defaults of an Endpoint, applied by the manifest reader.
-const (
-	DefaultMaxInFlight = 8
-	DefaultMaxBody     = 26 << 20 // GitHub sends up to 25 MB
-)

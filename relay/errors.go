@@ -26,6 +26,7 @@ const (
 	Draining     Code = "draining"      // 503 the relay is stopping
 	Overloaded   Code = "overloaded"    // 503 the app's share of the relay is used up
 	AppRefused   Code = "app_refused"   // 502 the app does not accept connections
+	AppRejected  Code = "app_rejected"  // 502 the app's answer is not for the sender
 	AppReset     Code = "reset"         // 502 the app or its agent was lost before it answered
 	AppTimeout   Code = "app_timeout"   // 504 the app was silent for the idle limit
 )
@@ -51,7 +52,7 @@ func (c Code) Status() int {
 		return http.StatusTooManyRequests
 	case Unavailable, NoAgent, Draining, Overloaded:
 		return http.StatusServiceUnavailable
-	case AppRefused, AppReset:
+	case AppRefused, AppRejected, AppReset:
 		return http.StatusBadGateway
 	case AppTimeout:
 		return http.StatusGatewayTimeout

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"crypto/sha256"
+	"net/http"
 	"time"
 )
 
@@ -11,11 +12,17 @@ type EventID string
 // DeliveryID names the duty to hand one event to one destination.
 type DeliveryID string
 
+// ReplayID names a Replay.
+type ReplayID string
+
 // NewEventID makes an EventID ("evt_...").
 func NewEventID(now time.Time) EventID { return EventID(newID("evt_", now)) }
 
 // NewDeliveryID makes a DeliveryID ("dlv_...").
 func NewDeliveryID(now time.Time) DeliveryID { return DeliveryID(newID("dlv_", now)) }
+
+// NewReplayID makes a ReplayID ("rpl_...").
+func NewReplayID(now time.Time) ReplayID { return ReplayID(newID("rpl_", now)) }
 
 // Field is one header line. A slice of them keeps duplicates and their order.
 type Field struct{ Name, Value string }
@@ -39,7 +46,14 @@ type Event struct {
 	SentAt    time.Time // the provider's own timestamp, zero when it has none
 	DedupeKey string    // the provider's delivery id, "" when it has none
 	Verified  bool      // a signature was checked and holds
-	ExpiresAt time.Time // when retention may delete it
+
+	// Refusal says why the webhook was turned away; "" for an accepted one. A
+	// refused event has no deliveries and no DedupeKey: it is kept to be looked at.
+	Refusal string
+
+	BodyExpiresAt time.Time // when retention may delete the body, if nothing waits for it
+	ExpiresAt     time.Time // when retention deletes everything
+	BodySize      int64     // bytes received; the body itself may be gone or left out
 }
 
 // BodyHash is the SHA-256 of the body, kept beside it to notice damage.
@@ -74,13 +88,32 @@ func (s DeliveryState) String() string {
 	return "unknown"
 }
 
+// Trigger says why a Delivery exists. The numbers are stored.
+type Trigger int
+
+// The triggers.
+const (
+	TriggerLive   Trigger = 0 // the sender sent the event
+	TriggerReplay Trigger = 1 // somebody asked for it again
+)
+
+func (t Trigger) String() string {
+	if t == TriggerReplay {
+		return "replay"
+	}
+	return "live"
+}
+
 // Delivery is the duty to hand one event to one destination.
 type Delivery struct {
-	ID       DeliveryID
-	Event    EventID
-	App      AppID
-	Endpoint string
-	OrderKey string // deliveries with equal keys keep their order; "" has none
+	ID          DeliveryID
+	Event       EventID
+	App         AppID
+	Endpoint    string
+	Destination string // name of an Endpoint's Destination; "" is the app
+	OrderKey    string // deliveries to one destination with equal keys keep their order; "" has none
+	Trigger     Trigger
+	Replay      ReplayID // the Replay that made it; "" when none did
 
 	State      DeliveryState
 	Attempt    int       // counted attempts so far
@@ -95,14 +128,16 @@ type Delivery struct {
 // Outcome says how an attempt ended. The numbers are stored.
 type Outcome int
 
-// The outcomes. Only OutcomeRejected, OutcomeTimeout and OutcomeUnknown use up
-// a step of the retry schedule: the others say nothing about the event.
+// The outcomes. OutcomeRejected, OutcomeTimeout and OutcomeUnknown use up a step
+// of the retry schedule; OutcomeUnsent and OutcomeBooting say nothing about the
+// event.
 const (
 	OutcomeDone     Outcome = 0 // the app answered 2xx
 	OutcomeRejected Outcome = 1 // the app answered something else
 	OutcomeTimeout  Outcome = 2 // the app was silent too long
 	OutcomeUnknown  Outcome = 3 // bytes were sent and the connection was lost
 	OutcomeUnsent   Outcome = 4 // no byte reached an app
+	OutcomeBooting  Outcome = 5 // 503 from an app that has only just come up
 )
 
 func (o Outcome) String() string {
@@ -117,6 +152,8 @@ func (o Outcome) String() string {
 		return "unknown"
 	case OutcomeUnsent:
 		return "unsent"
+	case OutcomeBooting:
+		return "booting"
 	}
 	return "invalid"
 }
@@ -155,13 +192,16 @@ type Attempt struct {
 // RetryPolicy is when to try again after each counted failure.
 type RetryPolicy struct {
 	Schedule []time.Duration // Schedule[n-1] is waited after counted failure n
+	// Floor is the least wait after a timeout or a 429: an app that is too slow is
+	// not helped by more work. A schedule of the user's own has none.
+	Floor time.Duration
 }
 
 // DefaultRetry spreads ten retries over about 28 hours.
 var DefaultRetry = RetryPolicy{Schedule: []time.Duration{
 	5 * time.Second, 30 * time.Second, 2 * time.Minute, 10 * time.Minute, 30 * time.Minute,
 	time.Hour, 2 * time.Hour, 4 * time.Hour, 8 * time.Hour, 12 * time.Hour,
-}}
+}, Floor: time.Minute}
 
 // Bounds that Next keeps whatever the app asks for.
 const (
@@ -189,6 +229,9 @@ func (d Delivery) Next(a Attempt, p RetryPolicy, random float64) Delivery {
 			return d
 		}
 		wait = p.Schedule[d.Attempt-1]
+		if a.Outcome == OutcomeTimeout || a.Status == http.StatusTooManyRequests {
+			wait = max(wait, p.Floor)
+		}
 	}
 	wait = time.Duration(float64(wait) * (1 - retryJitter + 2*retryJitter*random))
 	// The app knows best when it is ready, within reason: never sooner than our

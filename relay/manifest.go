@@ -76,12 +76,8 @@ type ManifestOptions struct {
 	// secrets and must not be served.
 	SkipSecrets bool
 
-	// Providers are the known provider names besides "none"; nil: do not check.
-	Providers []string
-	// Secretless are the providers that verify without a secret of ours, by the
-	// sender's certificate for example. Every other one, except "none", needs
-	// at least one secret, or its endpoint would refuse everything.
-	Secretless []string
+	// Providers are the known providers besides "none"; nil: do not check.
+	Providers []ProviderFacts
 	// AppsDomain is the domain under which apps have their built-in names. When
 	// set, a host <other app>.<AppsDomain> is refused; "" does not check.
 	AppsDomain string
@@ -101,7 +97,9 @@ type ManifestOptions struct {
 //	        ├── checkSecrets, checkGlobalEgress        (not acted on)
 //	        └── readApp
 //	            ├── readIngress ─ readHosts, readBasicAuth
-//	            ├── readEndpoint ─ readProvider, readSecrets, readRetry
+//	            ├── readEndpoint ─ readProvider, readSecrets, readHMAC, readRetry
+//	            │   └── readFanOut ─ readURL, readFilter
+//	            ├── readQuota
 //	            └── checkEgress, checkDebug            (not acted on)
 func ParseManifest(name string, data []byte, opts ManifestOptions) (*Manifest, error) {
 	if name == "" {

@@ -2,33 +2,26 @@ package relay
 
 import (
 	"net/netip"
-	"slices"
 	"strings"
-	"time"
 	"unicode/utf8"
 )
 
-// Limits of an app and its endpoints.
+// Limits of an app.
 const (
-	maxListed      = 1000      // items of any list
-	maxTeam        = 64        // characters
-	maxInFlight    = 1000      // deliveries of one endpoint at once
-	maxMaxBody     = 256 << 20 // bytes; a body is held in memory
-	maxSecrets     = 10        // of one endpoint: each is tried on every webhook
-	maxRetries     = 50        // steps of a schedule
-	maxRetryPause  = 7 * 24 * time.Hour
-	minRetryPause  = time.Millisecond
-	providerNone   = "none" // takes everything, verifies nothing
-	endpointPrefix = "/webhooks/"
+	maxListed  = 1000          // items of any list
+	maxTeam    = 64            // characters
+	maxQuota   = 1 << 44       // bytes
+	maxWaiting = 1_000_000_000 // deliveries
 )
 
 func (r *manifestReader) readApp(p place) App {
-	f := r.fields(p, "team", "ingress", "endpoints", "egress", "debug")
+	f := r.fields(p, "team", "ingress", "endpoints", "quota", "egress", "debug")
 	app := App{
 		ID:        AppID(p.name),
 		Team:      r.readTeam(f["team"]),
 		Ingress:   r.readIngress(AppID(p.name), f["ingress"]),
 		Endpoints: map[string]Endpoint{},
+		Quota:     r.readQuota(f["quota"]),
 	}
 	for _, e := range r.entries(f["endpoints"]) {
 		if _, expected := parseName(e.name); expected != "" {
@@ -59,6 +52,16 @@ func (r *manifestReader) readTeam(p place) string {
 		return s, ""
 	})
 	return team
+}
+
+// readQuota reads how much of an app is kept. There is no 0: it would mean that
+// every webhook is refused, or that none ever is, and nobody knows which.
+func (r *manifestReader) readQuota(p place) Quota {
+	f := r.fields(p, "bytes", "waiting")
+	return Quota{
+		Bytes:   r.size(f["bytes"], 0, maxQuota),
+		Waiting: int(r.integerIn(f["waiting"], 0, 1, maxWaiting)),
+	}
 }
 
 func hasControl(s string) bool {
@@ -148,102 +151,4 @@ func (r *manifestReader) readAuth(p place) *BasicAuth {
 		auth.Password = r.readSecret(password)
 	}
 	return auth
-}
-
-func (r *manifestReader) readEndpoint(app AppID, p place) Endpoint {
-	f := r.fields(p, "provider", "secrets", "mode", "path", "order_by",
-		"max_in_flight", "rate", "retry", "resign", "max_body")
-	r.require(p, f, "provider")
-
-	e := Endpoint{
-		App:         app,
-		Name:        p.name,
-		Provider:    r.readProvider(f["provider"]),
-		Secrets:     r.readSecrets(f["secrets"]),
-		Mode:        Mode(r.choice(f["mode"], string(ModeStore), string(ModeHybrid), string(ModeSync))),
-		Path:        endpointPrefix + p.name,
-		MaxInFlight: int(r.integerIn(f["max_in_flight"], DefaultMaxInFlight, 1, maxInFlight)),
-		Retry:       r.readRetry(f["retry"]),
-		Resign:      r.boolean(f["resign"]),
-		MaxBody:     r.size(f["max_body"], DefaultMaxBody, maxMaxBody),
-	}
-	if f["path"].given() {
-		e.Path, _ = parsed(r, f["path"], expectedPath, parsePath)
-	}
-	if f["order_by"].given() {
-		e.OrderBy, _ = parsed(r, f["order_by"], expectedPointer, parsePointer)
-	}
-	if f["rate"].given() {
-		e.Rate, _ = parsed(r, f["rate"], expectedRate, parseRate)
-	}
-	r.checkSecretCount(p, e.Provider, f["secrets"])
-	return e
-}
-
-func (r *manifestReader) readProvider(p place) string {
-	if !p.given() {
-		return ""
-	}
-	name, ok := r.text(p, "the name of a provider")
-	if !ok || name == providerNone {
-		return name
-	}
-	known := r.opts.Providers
-	if known == nil {
-		if _, expected := parseName(name); expected != "" {
-			r.expected(p, "the name of a provider")
-			return ""
-		}
-		return name
-	}
-	if !slices.Contains(known, name) {
-		words := append([]string{providerNone}, known...)
-		slices.Sort(words)
-		words = slices.Compact(words)
-		r.fail(p, "unknown provider %s; expected %s%s", quote(name), oneOf(words), didYouMean(name, words))
-		return ""
-	}
-	return name
-}
-
-func (r *manifestReader) readSecrets(p place) []Secret {
-	var secrets []Secret
-	for _, item := range r.items(place{path: p.path, key: p.key, node: p.node, secret: true}, maxSecrets) {
-		secrets = append(secrets, r.readSecret(item))
-	}
-	if r.opts.SkipSecrets {
-		return nil // an empty key must not look like a key
-	}
-	return secrets
-}
-
-// checkSecretCount refuses an endpoint that could verify nothing. It counts
-// what is written, so that a secret that cannot be resolved is one error only.
-func (r *manifestReader) checkSecretCount(p place, provider string, secrets place) {
-	if provider == "" || provider == providerNone || slices.Contains(r.opts.Secretless, provider) {
-		return
-	}
-	if !secrets.empty() {
-		return
-	}
-	r.failAt(p.key, p.path, "provider %s needs a secret; expected secrets: [{env: NAME}], or provider: none to accept everything", provider)
-}
-
-func (r *manifestReader) readRetry(p place) RetryPolicy {
-	f := r.fields(p, "schedule")
-	schedule := f["schedule"]
-	if p.given() {
-		r.require(p, f, "schedule")
-	}
-	if !schedule.given() {
-		return RetryPolicy{Schedule: slices.Clone(DefaultRetry.Schedule)}
-	}
-	if isNull(schedule.node) {
-		r.fail(schedule, "expected a list of durations, found nothing; to never retry write []")
-	}
-	var steps []time.Duration
-	for _, item := range r.items(schedule, maxRetries) {
-		steps = append(steps, r.duration(item, minRetryPause, maxRetryPause))
-	}
-	return RetryPolicy{Schedule: steps}
 }

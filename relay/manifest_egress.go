@@ -78,7 +78,7 @@ func (r *manifestReader) checkDebug(p place) bool {
 		r.choice(item, "shell", "exec", "forward", "files", "logs", "profile")
 	}
 	r.choice(f["approval"], "none", "required")
-	r.duration(f["max_duration"], time.Second, 24*time.Hour)
+	r.duration(f["max_duration"], 0, time.Second, 24*time.Hour)
 	return p.given()
 }
 
@@ -138,7 +138,7 @@ func (r *manifestReader) checkRollout(p place) {
 			return n, ""
 		})
 	}
-	r.duration(f["for"], time.Second, 7*24*time.Hour)
+	r.duration(f["for"], 0, time.Second, 7*24*time.Hour)
 	if f["rollback_if_deny_rate"].given() {
 		parsed(r, f["rollback_if_deny_rate"], expectedFactor, func(s string) (float64, string) {
 			digits, ok := strings.CutSuffix(s, "x")

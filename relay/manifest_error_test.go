@@ -106,7 +106,7 @@ func TestWhatIsWrongInAnApp(t *testing.T) {
 	const head = "version: 1\napps:\n  a:\n" // the line under test is line 4
 	tests := []struct{ name, line, want string }{
 		{"an app that is a text", "    shop", `m.yaml:4:5: apps.a: expected a mapping, found a text`},
-		{"a mistyped section", "    endpoint: {}", `m.yaml:4:5: apps.a: unknown key "endpoint"; expected one of team, ingress, endpoints, egress, debug; did you mean "endpoints"?`},
+		{"a mistyped section", "    endpoint: {}", `m.yaml:4:5: apps.a: unknown key "endpoint"; expected one of team, ingress, endpoints, quota, egress, debug; did you mean "endpoints"?`},
 		{"a team that is a number", "    team: 4711", "m.yaml:4:11: apps.a.team: expected a team name of 1 to 64 characters, found a number; put it in quotes"},
 		{"a team without a value", "    team:", "m.yaml:4:5: apps.a.team: expected a team name of 1 to 64 characters, found nothing"},
 		{"a team that is a list", "    team: [x]", "m.yaml:4:11: apps.a.team: expected a team name of 1 to 64 characters, found a list"},
@@ -148,8 +148,8 @@ func TestWhatIsWrongInAnEndpoint(t *testing.T) {
 	const at = "apps.a.endpoints.e"
 	tests := []struct{ name, value, want string }{ // value begins in column 10 of line 5
 		{"nothing", "", `m.yaml:5:7: apps.a.endpoints.e: expected the key "provider", which is missing`},
-		{"a mistyped key", "{provider: none, max_inflight: 3}", `m.yaml:5:27: ` + at + `: unknown key "max_inflight"; expected one of provider, secrets, mode, path, order_by, max_in_flight, rate, retry, resign, max_body; did you mean "max_in_flight"?`},
-		{"an unknown provider", "{provider: strpe, secrets: [{env: STRIPE_WHSEC}]}", `m.yaml:5:21: ` + at + `.provider: unknown provider "strpe"; expected one of github, hmac, none, sns, stripe; did you mean "stripe"?`},
+		{"a mistyped key", "{provider: none, max_inflight: 3}", `m.yaml:5:27: ` + at + `: unknown key "max_inflight"; expected one of provider, secrets, hmac, verify_token, webhook_id, tolerance, mode, deadline, allow_unsubscribe, path, order_by, max_in_flight, rate, retry, breaker, resign, max_body, redact, retention, fan_out; did you mean "max_in_flight"?`},
+		{"an unknown provider", "{provider: strpe, secrets: [{env: STRIPE_WHSEC}]}", `m.yaml:5:21: ` + at + `.provider: unknown provider "strpe"; expected one of discord, github, hmac, meta, none, paypal, sns, stripe; did you mean "stripe"?`},
 		{"a provider without a secret", "{provider: stripe}", `m.yaml:5:7: ` + at + `: provider stripe needs a secret; expected secrets: [{env: NAME}], or provider: none to accept everything`},
 		{"a provider with an empty list of secrets", "{provider: stripe, secrets: []}", `m.yaml:5:7: ` + at + `: provider stripe needs a secret; expected secrets: [{env: NAME}], or provider: none to accept everything`},
 		{"an unknown mode", "{provider: none, mode: stored}", `m.yaml:5:33: ` + at + `.mode: expected one of store, hybrid, sync, found "stored"; did you mean "store"?`},
@@ -169,10 +169,10 @@ func TestWhatIsWrongInAnEndpoint(t *testing.T) {
 		{"a rate beyond the limit", "{provider: none, rate: 1000001/s}", `m.yaml:5:33: ` + at + `.rate: expected a rate of at most 1000000/s, found "1000001/s"`},
 		{"a retry that is a list", "{provider: none, retry: [5s]}", `m.yaml:5:34: ` + at + `.retry: expected a mapping, found a list`},
 		{"a schedule without a value", "{provider: none, retry: {schedule: }}", `m.yaml:5:35: ` + at + `.retry.schedule: expected a list of durations, found nothing; to never retry write []`},
-		{"a pause without a unit", "{provider: none, retry: {schedule: [5]}}", `m.yaml:5:46: ` + at + `.retry.schedule[0]: expected a duration such as 30s, 10m or 2h, found a number; put it in quotes`},
-		{"a pause in words", "{provider: none, retry: {schedule: [5s, soon]}}", `m.yaml:5:50: ` + at + `.retry.schedule[1]: expected a duration such as 30s, 10m or 2h, found "soon"`},
-		{"a pause of more than a week", "{provider: none, retry: {schedule: [169h]}}", `m.yaml:5:46: ` + at + `.retry.schedule[0]: expected a duration from 1ms to 168h, found "169h"`},
-		{"a negative pause", "{provider: none, retry: {schedule: [-5s]}}", `m.yaml:5:46: ` + at + `.retry.schedule[0]: expected a duration from 1ms to 168h, found "-5s"`},
+		{"a pause without a unit", "{provider: none, retry: {schedule: [5]}}", `m.yaml:5:46: ` + at + `.retry.schedule[0]: expected a duration such as 30s, 10m, 2h or 7d, found a number; put it in quotes`},
+		{"a pause in words", "{provider: none, retry: {schedule: [5s, soon]}}", `m.yaml:5:50: ` + at + `.retry.schedule[1]: expected a duration such as 30s, 10m, 2h or 7d, found "soon"`},
+		{"a pause of more than a week", "{provider: none, retry: {schedule: [169h]}}", `m.yaml:5:46: ` + at + `.retry.schedule[0]: expected a duration from 1ms to 7d, found "169h"`},
+		{"a negative pause", "{provider: none, retry: {schedule: [-5s]}}", `m.yaml:5:46: ` + at + `.retry.schedule[0]: expected a duration from 1ms to 7d, found "-5s"`},
 		{"yes instead of true", "{provider: none, resign: yes}", `m.yaml:5:35: ` + at + `.resign: expected true or false, found "yes"`},
 		{"a size in words", "{provider: none, max_body: 1 megabyte}", `m.yaml:5:37: ` + at + `.max_body: expected a size such as 512KiB, 10MiB or 1GB, found "1 megabyte"`},
 		{"a size beyond the limit", "{provider: none, max_body: 1GiB}", `m.yaml:5:37: ` + at + `.max_body: expected a size from 1B to 256MiB, found "1GiB"`},
@@ -274,7 +274,7 @@ func TestAllErrorsComeSortedByPosition(t *testing.T) {
 	want := strings.Join([]string{
 		`m.yaml:4:23: apps.a.debug.approval: expected one of none, required, found "x"`,
 		`m.yaml:5:11: apps.a.team: expected a team name of 1 to 64 characters, found a number; put it in quotes`,
-		`m.yaml:6:5: apps.a: unknown key "foo"; expected one of team, ingress, endpoints, egress, debug`,
+		`m.yaml:6:5: apps.a: unknown key "foo"; expected one of team, ingress, endpoints, quota, egress, debug`,
 		`m.yaml:7:9: egress: expected a mapping, found a number`,
 	}, "\n")
 	if got != want {

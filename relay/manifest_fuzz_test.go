@@ -3,6 +3,7 @@ package relay
 import (
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -88,6 +89,7 @@ func checkApp(t *testing.T, m *Manifest, app App) {
 		if e.Mode != ModeStore && e.Mode != ModeSync && e.Mode != ModeHybrid {
 			t.Errorf("mode %q", e.Mode)
 		}
+		checkWebhookKeys(t, e)
 		for _, s := range e.Secrets {
 			if s == "" {
 				t.Errorf("endpoint %q has an empty secret", name)
@@ -95,6 +97,35 @@ func checkApp(t *testing.T, m *Manifest, app App) {
 		}
 		if e.Provider != providerNone && len(e.Secrets) == 0 {
 			t.Errorf("endpoint %q has provider %q and no secret", name, e.Provider)
+		}
+	}
+}
+
+// checkWebhookKeys fails when an accepted endpoint breaks what the inbox and the
+// providers rely on.
+func checkWebhookKeys(t *testing.T, e Endpoint) {
+	t.Helper()
+	if k := e.Retention; k.Bodies <= 0 || k.Bodies > k.Events {
+		t.Errorf("retention %+v", k)
+	}
+	if e.Deadline < 0 || e.Tolerance < 0 || e.Breaker.Failures < 0 || e.Breaker.Pause <= 0 {
+		t.Errorf("endpoint %+v", e)
+	}
+	if (e.HMAC != nil) != (e.Provider == providerHMAC) {
+		t.Errorf("provider %q has the scheme %+v", e.Provider, e.HMAC)
+	}
+	if h := e.HMAC; h != nil && (h.Header == "" || !strings.Contains(h.Signed, "{body}")) {
+		t.Errorf("scheme %+v", h)
+	}
+	for i, d := range e.Destinations {
+		if found, ok := e.Destination(d.Name); !ok || found.URL != d.URL || d.Name == "" || d.MaxInFlight < 1 || d.Breaker.Pause <= 0 {
+			t.Errorf("destination %d is %+v", i, d)
+		}
+		if u, err := url.Parse(d.URL); err != nil || u.Host == "" || u.User != nil {
+			t.Errorf("destination %q has a bad URL", d.Name)
+		}
+		if _, err := ParseFilter(d.Filter.String()); err != nil && len(d.Filter.String()) <= maxFilterText {
+			t.Errorf("filter %q: %v", d.Filter, err)
 		}
 	}
 }

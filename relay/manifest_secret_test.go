@@ -38,7 +38,7 @@ func secretOptions() ManifestOptions {
 }
 
 func secretManifest(secrets string) string {
-	return "version: 1\napps:\n  a:\n    endpoints:\n      e: {provider: hmac, secrets: " + secrets + "}\n"
+	return "version: 1\napps:\n  a:\n    endpoints:\n      e: {provider: hmac, secrets: " + secrets + ", hmac: {header: X-Signature}}\n"
 }
 
 func TestSecretsAreResolved(t *testing.T) {

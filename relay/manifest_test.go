@@ -20,10 +20,18 @@ func testEnv(name string) (string, bool) {
 	return v, ok
 }
 
-var testProviders = []string{"github", "stripe", "hmac", "sns"}
+var testProviders = []ProviderFacts{
+	{Name: "github", NeedsSecret: true, Mode: ModeStore, Resigns: true},
+	{Name: "stripe", NeedsSecret: true, Mode: ModeHybrid, Resigns: true},
+	{Name: "hmac", NeedsSecret: true, Resigns: true},
+	{Name: "discord", NeedsSecret: true, Mode: ModeSync},
+	{Name: "paypal", Mode: ModeStore},
+	{Name: "meta", NeedsSecret: true, Mode: ModeStore, Resigns: true},
+	{Name: "sns"},
+}
 
 func testOptions() ManifestOptions {
-	return ManifestOptions{Env: testEnv, Providers: testProviders, Secretless: []string{"sns"}}
+	return ManifestOptions{Env: testEnv, Providers: testProviders}
 }
 
 func readTestdata(t *testing.T, name string) []byte {
@@ -66,9 +74,11 @@ func TestTheFullManifestIsRead(t *testing.T) {
 			OrderBy:     "/data/object/id",
 			MaxInFlight: 8,
 			Rate:        50,
-			Retry:       DefaultRetry,
+			Retry:       RetryPolicy{Schedule: DefaultRetry.Schedule}, // written out, so without the floor
+			Breaker:     DefaultBreaker,
 			Resign:      true,
 			MaxBody:     DefaultMaxBody,
+			Retention:   DefaultRetention,
 		}},
 	}
 	if got := m.Apps["shop"]; !reflect.DeepEqual(got, want) {
@@ -88,8 +98,9 @@ func TestAShortManifestGetsDefaults(t *testing.T) {
 	want := Endpoint{
 		App: "shop", Name: "stripe", Provider: "stripe",
 		Secrets: []Secret{"whsec_test"},
-		Mode:    ModeStore, Path: "/webhooks/stripe",
-		MaxInFlight: DefaultMaxInFlight, Retry: DefaultRetry, MaxBody: DefaultMaxBody,
+		Mode:    ModeHybrid, Path: "/webhooks/stripe",
+		MaxInFlight: DefaultMaxInFlight, Retry: DefaultRetry, Breaker: DefaultBreaker,
+		MaxBody: DefaultMaxBody, Retention: DefaultRetention,
 	}
 	if !ok || !reflect.DeepEqual(got, want) {
 		t.Errorf("endpoint is\n%+v, want\n%+v", got, want)

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"fmt"
+	"math"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -13,16 +14,18 @@ import (
 // The simple forms of values. Each function returns the value and "", or what
 // it expected instead.
 
-// duration reads "30s" or "1h30m" between low and high; an absent one is 0.
-func (r *manifestReader) duration(p place, low, high time.Duration) time.Duration {
+const expectedDuration = "a duration such as 30s, 10m, 2h or 7d"
+
+// duration reads "30s", "1h30m" or "7d" between low and high; an absent one is
+// fallback, and one that is wrong is 0.
+func (r *manifestReader) duration(p place, fallback, low, high time.Duration) time.Duration {
 	if !p.given() {
-		return 0
+		return fallback
 	}
-	const what = "a duration such as 30s, 10m or 2h"
-	d, _ := parsed(r, p, what, func(s string) (time.Duration, string) {
-		d, err := time.ParseDuration(s)
-		if err != nil {
-			return 0, what
+	d, _ := parsed(r, p, expectedDuration, func(s string) (time.Duration, string) {
+		d, ok := parseDuration(s)
+		if !ok {
+			return 0, expectedDuration
 		}
 		if d < low || d > high {
 			return 0, fmt.Sprintf("a duration from %s to %s", shortDuration(low), shortDuration(high))
@@ -32,8 +35,36 @@ func (r *manifestReader) duration(p place, low, high time.Duration) time.Duratio
 	return d
 }
 
-// shortDuration prints 168h instead of 168h0m0s.
+const day = 24 * time.Hour
+
+// parseDuration is time.ParseDuration with whole days in front: 7d, 1d12h.
+// A day has 24 hours.
+func parseDuration(s string) (time.Duration, bool) {
+	count, rest, hasDays := strings.Cut(s, "d")
+	if !hasDays {
+		d, err := time.ParseDuration(s)
+		return d, err == nil
+	}
+	n, err := strconv.ParseUint(count, 10, 16) // neither a sign nor an overflow
+	if err != nil {
+		return 0, false
+	}
+	d := time.Duration(n) * day
+	if rest == "" {
+		return d, true
+	}
+	more, err := time.ParseDuration(rest)
+	if err != nil || rest[0] == '-' || rest[0] == '+' || more >= day {
+		return 0, false
+	}
+	return d + more, true
+}
+
+// shortDuration prints 1h30m instead of 1h30m0s, and 7d instead of 168h0m0s.
 func shortDuration(d time.Duration) string {
+	if d >= 2*day && d%day == 0 {
+		return strconv.Itoa(int(d/day)) + "d"
+	}
 	s := d.String()
 	if rest, ok := strings.CutSuffix(s, "m0s"); ok {
 		s = rest + "m"
@@ -56,7 +87,7 @@ func (r *manifestReader) size(p place, fallback, limit int64) int64 {
 	n, _ := parsed(r, p, expectedSize, func(s string) (int64, string) {
 		n, expected := parseSize(s)
 		if expected == "" && (n < 1 || n > limit) {
-			return 0, fmt.Sprintf("a size from 1B to %dMiB", limit>>20)
+			return 0, "a size from 1B to " + shortSize(limit)
 		}
 		return n, expected
 	})
@@ -69,8 +100,16 @@ var sizeUnits = []struct {
 	suffix string
 	bytes  int64
 }{
-	{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30},
-	{"kB", 1e3}, {"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"B", 1},
+	{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40},
+	{"kB", 1e3}, {"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12}, {"B", 1},
+}
+
+// shortSize prints a limit, which is a whole number of MiB or TiB.
+func shortSize(n int64) string {
+	if n >= 1<<40 {
+		return strconv.FormatInt(n>>40, 10) + "TiB"
+	}
+	return strconv.FormatInt(n>>20, 10) + "MiB"
 }
 
 func parseSize(s string) (int64, string) {
@@ -80,7 +119,7 @@ func parseSize(s string) (int64, string) {
 			continue
 		}
 		if n, err := strconv.ParseUint(digits, 10, 31); err == nil {
-			return int64(n) * unit.bytes, ""
+			return min(int64(n), math.MaxInt64/unit.bytes) * unit.bytes, ""
 		}
 		break
 	}
@@ -212,6 +251,10 @@ func parsePointer(s string) (string, string) {
 		}
 	}
 	return s, ""
+}
+
+func visibleASCII(s string) bool {
+	return !strings.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c >= 0x7f })
 }
 
 func allOf(s, set string) bool {

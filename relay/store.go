@@ -51,6 +51,10 @@ type Receipt struct {
 	ID        EventID // of the stored event: the first one's when Duplicate
 	Duplicate bool    // an event with this endpoint and DedupeKey was stored before
 	Requeued  bool    // the duplicate's dead or cancelled deliveries are ready again
+	// Leased says that the deliveries which came as leased are. It is false for a
+	// duplicate, and when an older one of the same order key goes first: then they
+	// are ready instead.
+	Leased bool
 }
 
 // Lease is a delivery together with its event, claimed for one attempt.
@@ -61,12 +65,14 @@ type Lease struct {
 
 // Claim asks for deliveries to work on.
 type Claim struct {
-	Owner    string    // node name
-	App      AppID     // only of this app ...
-	Endpoint string    // ... and this endpoint
-	Limit    int       // at most this many
-	Now      time.Time // deliveries due at Now or before
-	Until    time.Time // the lease ends then
+	Owner       string    // node name
+	App         AppID     // only of this app,
+	Endpoint    string    // this endpoint
+	Destination string    // and this destination
+	Limit       int       // at most this many
+	MaxBytes    int64     // of bodies, but always one delivery; 0: no limit
+	Now         time.Time // deliveries due at Now or before
+	Until       time.Time // the lease ends then
 }
 
 // Finish ends an attempt. Next is what Delivery.Next made of it; its LeaseGen is
@@ -76,34 +82,69 @@ type Finish struct {
 	Next    Delivery
 }
 
-// Backlog is one endpoint's unfinished work.
+// Backlog is the unfinished work for one destination.
 type Backlog struct {
-	App      AppID
-	Endpoint string
-	Waiting  int       // ready and leased
-	NextAt   time.Time // earliest NextAt among the ready ones; zero when none
+	App         AppID
+	Endpoint    string
+	Destination string
+	Waiting     int       // ready and leased
+	NextAt      time.Time // earliest NextAt among the claimable ones; zero when none
 }
 
-// EventFilter selects events for a list. Zero fields select everything.
+// EventFilter selects events. Zero fields select everything; all that are set
+// must hold.
 type EventFilter struct {
 	App      AppID
 	Endpoint string
-	Before   EventID // page: only events older than this one
-	Limit    int     // default 100, at most 1000
+	IDs      []EventID       // only these
+	Type     string          // exact, or a prefix with * behind it
+	States   []DeliveryState // some delivery of the event is in one of these
+	Refused  *bool           // only refused ones, or only accepted ones
+	Since    time.Time       // received at this time or later
+	Until    time.Time       // received before this time
+	Text     string          // in the body, a header, the target, the type or the dedupe key; case counts
+
+	Before EventID // page: only events committed before this one; NotFound when there is none
+	After  EventID // page: only events committed after it, oldest first
+	Limit  int     // default 100, at most 1000
+}
+
+// Listed is an event in a list: without its body, with its deliveries.
+type Listed struct {
+	Event      Event
+	Deliveries []Delivery // oldest first
+}
+
+// Usage is what an app has in the store.
+type Usage struct {
+	App     AppID
+	Events  int
+	Bytes   int64 // of bodies
+	Waiting int   // unfinished deliveries
+}
+
+// Expired counts what one step of retention did.
+type Expired struct {
+	Bodies  int // deleted
+	Events  int // deleted with all that belongs to them
+	GivenUp int // unfinished deliveries of those
 }
 
 // EventStore is the webhook inbox.
 type EventStore interface {
 	// CreateEvents commits all of events in one transaction, durable when it
 	// returns: power may fail the next instant. Receipts are in the order given.
+	// Deliveries are ready, final, or leased by the caller for an attempt that it
+	// makes at once; see Receipt.Leased. The code Unavailable says that the disk is
+	// nearly full.
 	// An event whose (App, Endpoint, DedupeKey) is already stored, or comes twice
 	// in the same call, is not stored again; if deliveries of the stored one are
 	// dead or cancelled they become ready at once, with a fresh schedule.
 	CreateEvents(ctx context.Context, events []NewEvent) ([]Receipt, error)
 
-	// ClaimDeliveries leases due deliveries, oldest first. A delivery with an
+	// ClaimDeliveries leases due deliveries, longest due first. A delivery with an
 	// OrderKey is claimable only when no older unfinished one of the same app,
-	// endpoint and key exists. No two claims return the same delivery.
+	// endpoint, destination and key exists. No two claims return the same delivery.
 	ClaimDeliveries(ctx context.Context, c Claim) ([]Lease, error)
 	// FinishAttempt records the attempt and moves the delivery; Conflict when
 	// the delivery is not leased with Next.LeaseGen any more.
@@ -115,15 +156,54 @@ type EventStore interface {
 	ReleaseLeases(ctx context.Context, owner string) (int, error)
 	// ReclaimExpired makes ready the leases that ended before now.
 	ReclaimExpired(ctx context.Context, now time.Time) (int, error)
-	// Backlogs lists the endpoints with unfinished deliveries.
+	// Backlogs lists the destinations with unfinished deliveries.
 	Backlogs(ctx context.Context) ([]Backlog, error)
+	// RequeueDelivery makes a dead or cancelled delivery ready, due now, with a
+	// fresh schedule; Conflict when it is neither.
+	RequeueDelivery(ctx context.Context, id DeliveryID, now time.Time) (Delivery, error)
+	// CancelDelivery gives a ready delivery up; Conflict when it is not ready.
+	CancelDelivery(ctx context.Context, id DeliveryID) (Delivery, error)
+	// Expire deletes up to limit bodies and up to limit events whose time is over
+	// at now, in one short transaction. A body that an unfinished delivery waits
+	// for stays until its event goes.
+	Expire(ctx context.Context, now time.Time, limit int) (Expired, error)
+	// Usage lists what each app has stored. It costs the same however much that is.
+	Usage(ctx context.Context) ([]Usage, error)
 
-	// Event gets one event with its body; NotFound when there is none.
+	// Event gets one event with its body; NotFound when there is none. A body that
+	// retention deleted is nil while BodySize says what it was.
 	Event(ctx context.Context, id EventID) (Event, error)
-	// Events lists events, newest first, without their bodies.
-	Events(ctx context.Context, f EventFilter) ([]Event, error)
+	// Events lists events, newest first unless After is set.
+	Events(ctx context.Context, f EventFilter) ([]Listed, error)
+	// CountEvents counts what Events would list without its page and limit, except
+	// events whose body is gone.
+	CountEvents(ctx context.Context, f EventFilter) (int, error)
+	// Delivery gets one delivery; NotFound when there is none.
+	Delivery(ctx context.Context, id DeliveryID) (Delivery, error)
 	// Deliveries lists the deliveries of one event, oldest first.
 	Deliveries(ctx context.Context, id EventID) ([]Delivery, error)
 	// Attempts lists the attempts of one delivery in order.
 	Attempts(ctx context.Context, id DeliveryID) ([]Attempt, error)
+
+	ReplayStore
+}
+
+// ReplayStore keeps replays.
+type ReplayStore interface {
+	// CreateReplay stores r as it is.
+	CreateReplay(ctx context.Context, r Replay) error
+	// Replay gets one with its counts; NotFound when there is none.
+	Replay(ctx context.Context, id ReplayID) (Replay, error)
+	// Replays lists an app's replays, newest first, at most 100; "" lists all apps'.
+	Replays(ctx context.Context, app AppID) ([]Replay, error)
+	// StartReplay makes a planned replay running; Conflict when it is not planned.
+	StartReplay(ctx context.Context, id ReplayID) (Replay, error)
+	// StepReplay makes ready deliveries, due now, for the next events of a running
+	// replay, at most limit of them, in the order they were committed, and moves
+	// its cursor. It is done when none is left. Events whose body is gone are
+	// passed over. Conflict when it is not running.
+	StepReplay(ctx context.Context, id ReplayID, limit int, now time.Time) (Replay, error)
+	// CancelReplay ends a planned or running replay and cancels those of its
+	// deliveries that are ready; of a done one it only cancels the deliveries.
+	CancelReplay(ctx context.Context, id ReplayID) (Replay, error)
 }

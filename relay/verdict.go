@@ -22,6 +22,11 @@ type Verdict struct {
 	Verified bool   // a signature was checked and holds; implies OK
 	Reason   string // why it is not OK: one plain sentence, free of the sender's bytes
 
+	// Answer, when set, is what the sender wants to hear of the relay itself: the
+	// request is a handshake and no event. It may come with OK false, where the
+	// sender tests that it is refused.
+	Answer *Answer
+
 	SentAt    time.Time // the provider's own timestamp, zero when it has none
 	DedupeKey string    // the provider's delivery id, "" when it has none
 	Type      string    // the provider's event type, "" when it has none
