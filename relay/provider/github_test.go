@@ -48,7 +48,7 @@ func TestGitHub(t *testing.T) {
 			if tt.header != nil {
 				h["X-Hub-Signature-256"] = tt.header
 			}
-			v := verifyGitHub(Request{Header: h, Body: []byte(tt.body), Secrets: tt.secrets})
+			v := verifyGitHub(hook{Header: h, Body: []byte(tt.body), Secrets: tt.secrets})
 			if v.Reason != tt.reason || v.OK != (tt.reason == "") || v.Verified != v.OK {
 				t.Fatalf("verdict %+v, want reason %q", v, tt.reason)
 			}
@@ -64,8 +64,8 @@ func FuzzGitHubHeader(f *testing.F) {
 	f.Add("sha256=")
 	f.Add("sha1=00")
 	f.Fuzz(func(t *testing.T, header string) {
-		v := verifyGitHub(Request{
-			Header: http.Header{githubHeader: {header}}, Body: []byte(githubBody),
+		v := verifyGitHub(hook{
+			Header: http.Header{"X-Hub-Signature-256": {header}}, Body: []byte(githubBody),
 			Secrets: []relay.Secret{githubSecret},
 		})
 		if v.OK == (v.Reason != "") {
@@ -81,7 +81,8 @@ func FuzzTopLevelStrings(f *testing.F) {
 	f.Add([]byte(stripeBody))
 	f.Add([]byte(`{"id":{"id":[]},"type":"\ud800"}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
-		for _, s := range topLevelStrings(body, "id", "type") {
+		for _, v := range scan(body, "id", "type", "a.b.0") {
+			s := v.text
 			if label(s) != s && label(s) != "" {
 				t.Errorf("label(%q) = %q", s, label(s))
 			}

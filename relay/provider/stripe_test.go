@@ -35,8 +35,8 @@ func TestStripeFixedVector(t *testing.T) {
 	if got := signStripe(stripeSecret, "1700000000", stripeBody); got != want {
 		t.Fatalf("the test's own signature is %s", got)
 	}
-	v := verifyStripe(Request{
-		Header: http.Header{stripeHeader: {"t=1700000000,v1=" + want}}, Body: []byte(stripeBody),
+	v := verifyStripe(hook{
+		Header: http.Header{"Stripe-Signature": {"t=1700000000,v1=" + want}}, Body: []byte(stripeBody),
 		Secrets: []relay.Secret{stripeSecret}, ReceivedAt: stripeTime,
 	})
 	if !v.OK || !v.Verified || v.DedupeKey != "evt_test_webhook" || v.Type != "charge.succeeded" || !v.SentAt.Equal(stripeTime) {
@@ -92,9 +92,9 @@ func TestStripe(t *testing.T) {
 			t.Parallel()
 			h := http.Header{}
 			if tt.header != nil {
-				h[stripeHeader] = tt.header
+				h["Stripe-Signature"] = tt.header
 			}
-			v := verifyStripe(Request{
+			v := verifyStripe(hook{
 				Header: h, Body: []byte(tt.body), Secrets: tt.secrets,
 				ReceivedAt: stripeTime.Add(tt.at),
 			})
@@ -108,8 +108,8 @@ func TestStripe(t *testing.T) {
 // Anybody can compute an HMAC with an empty key.
 func TestAnEmptySecretProvesNothing(t *testing.T) {
 	t.Parallel()
-	v := verifyStripe(Request{
-		Header:  http.Header{stripeHeader: {"t=1700000000,v1=" + signStripe("", "1700000000", stripeBody)}},
+	v := verifyStripe(hook{
+		Header:  http.Header{"Stripe-Signature": {"t=1700000000,v1=" + signStripe("", "1700000000", stripeBody)}},
 		Body:    []byte(stripeBody),
 		Secrets: []relay.Secret{""}, ReceivedAt: stripeTime,
 	})
@@ -120,8 +120,8 @@ func TestAnEmptySecretProvesNothing(t *testing.T) {
 
 func TestStripeWithoutATimeOfArrivalIsRefused(t *testing.T) {
 	t.Parallel()
-	v := verifyStripe(Request{
-		Header: http.Header{stripeHeader: {"t=1700000000,v1=" + signStripe(stripeSecret, "1700000000", stripeBody)}},
+	v := verifyStripe(hook{
+		Header: http.Header{"Stripe-Signature": {"t=1700000000,v1=" + signStripe(stripeSecret, "1700000000", stripeBody)}},
 		Body:   []byte(stripeBody), Secrets: []relay.Secret{stripeSecret},
 	})
 	if v.OK {
@@ -132,8 +132,8 @@ func TestStripeWithoutATimeOfArrivalIsRefused(t *testing.T) {
 func TestStripeAcceptsAnyBodyThatIsSigned(t *testing.T) {
 	t.Parallel()
 	for _, body := range []string{"", "not json", "\x00\xff", `{"id":7}`, `{"id":"` + strings.Repeat("x", 300) + `"}`, "[1"} {
-		v := verifyStripe(Request{
-			Header: http.Header{stripeHeader: {"t=1700000000,v1=" + signStripe(stripeSecret, "1700000000", body)}},
+		v := verifyStripe(hook{
+			Header: http.Header{"Stripe-Signature": {"t=1700000000,v1=" + signStripe(stripeSecret, "1700000000", body)}},
 			Body:   []byte(body), Secrets: []relay.Secret{stripeSecret}, ReceivedAt: stripeTime,
 		})
 		if !v.OK || v.DedupeKey != "" {
@@ -149,19 +149,19 @@ func FuzzStripeHeader(f *testing.F) {
 	f.Add("t=1,t=2,v1=")
 	f.Add(",,==,t==,v1=v1")
 	f.Fuzz(func(t *testing.T, header string) {
-		sig, problem := parseStripe(header)
-		if problem == "" && (len(sig.v1) == 0 || fmt.Sprint(sig.unix) != sig.t) {
-			t.Errorf("parseStripe(%q) = %+v", header, sig)
+		sig, problem := stripeScheme.readPairs(header)
+		if problem == "" && (len(sig.signatures) == 0 || fmt.Sprint(sig.sentAt.Unix()) != sig.stamp) {
+			t.Errorf("readPairs(%q) = %+v", header, sig)
 		}
-		v := verifyStripe(Request{
-			Header: http.Header{stripeHeader: {header}}, Body: []byte(stripeBody),
+		v := verifyStripe(hook{
+			Header: http.Header{"Stripe-Signature": {header}}, Body: []byte(stripeBody),
 			Secrets: []relay.Secret{stripeSecret}, ReceivedAt: stripeTime,
 		})
 		if v.OK == (v.Reason != "") {
 			t.Errorf("verdict %+v", v)
 		}
 		// No header is good unless it carries the one right signature.
-		if v.OK && !strings.Contains(strings.ToLower(header), signStripe(stripeSecret, sig.t, stripeBody)) {
+		if v.OK && !strings.Contains(strings.ToLower(header), signStripe(stripeSecret, sig.stamp, stripeBody)) {
 			t.Errorf("%q was accepted", header)
 		}
 	})
