@@ -2,8 +2,6 @@ package sqlite
 
 import (
 	"context"
-	"database/sql"
-	"errors"
 	"fmt"
 	"time"
 
@@ -17,32 +15,34 @@ const (
 )
 
 // EnsureApp implements relay.AppStore. It is called for every agent that
-// connects, so that the usual answer, "known", comes from the read pool.
+// connects, so that the usual answer, "known", comes from a read.
 func (s *Store) EnsureApp(ctx context.Context, id relay.AppID, now time.Time) error {
-	var known int
-	err := s.reader.QueryRowContext(ctx, selectApp, id).Scan(&known)
-	if err == nil {
-		return nil
-	}
-	if !errors.Is(err, sql.ErrNoRows) {
+	var known int64
+	err := s.pool.read(ctx, func(c *conn) (err error) {
+		known, err = c.number(selectApp, id)
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("ensure app: %w", err)
 	}
-	return s.write(ctx, "ensure app", func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, insertApp, id, now.UnixMicro())
+	if known != 0 {
+		return nil
+	}
+	return s.write(ctx, "ensure app", func(t *tx) error {
+		_, err := t.exec(insertApp, id, now.UnixMicro())
 		return err
 	})
 }
 
 // Apps implements relay.AppStore.
-func (s *Store) Apps(ctx context.Context) ([]relay.App, error) {
-	apps, err := list(ctx, s.reader, scanApp, selectApps)
-	if err != nil {
-		return nil, fmt.Errorf("list apps: %w", err)
-	}
-	return apps, nil
+func (s *Store) Apps(ctx context.Context) (apps []relay.App, err error) {
+	err = s.read(ctx, "list apps", func(c *conn) error {
+		apps, err = list(ctx, c, scanApp, selectApps)
+		return err
+	})
+	return apps, err
 }
 
-func scanApp(row scanner) (a relay.App, err error) {
-	err = row.Scan(&a.ID, micros{&a.CreatedAt})
-	return a, err
+func scanApp(r *row) relay.App {
+	return relay.App{ID: relay.AppID(r.str()), CreatedAt: r.time()}
 }

@@ -2,8 +2,6 @@ package sqlite
 
 import (
 	"context"
-	"database/sql"
-	"errors"
 	"fmt"
 	"time"
 
@@ -11,92 +9,160 @@ import (
 )
 
 const (
-	// A new delivery is the youngest of its key, so that any unfinished one blocks it.
-	insertDelivery = `INSERT INTO delivery (id, event_seq, app, endpoint, state, order_key, attempt, next_at,
-			lease_owner, lease_until, lease_gen, last_status, last_error, blocked)
-		VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, EXISTS (
-			SELECT 1 FROM delivery
-			WHERE app = ?3 AND endpoint = ?4 AND order_key = ?6 AND state IN (0,1)))
-		RETURNING seq`
+	insertDelivery = `INSERT INTO delivery (id, event_seq, lane, state, blocked, order_key, origin, replay, attempt,
+			attempts, next_at, lease_owner, lease_until, lease_gen, last_status, last_error)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?)`
+	selectUnfinished = `SELECT 1 FROM delivery WHERE lane = ? AND order_key = ? AND state IN (0,1) LIMIT 1`
 
-	// The columns of deliveryFields, from "delivery d" and "event e".
-	deliveryColumns = `d.id, e.id, d.app, d.endpoint, d.order_key, d.state, d.attempt, d.next_at,
-		d.lease_owner, d.lease_until, d.lease_gen, d.last_status, d.last_error`
+	// The columns of scanDelivery, from "delivery d", "lane l" and "event e".
+	deliveryColumns = `d.id, e.id, l.app, l.endpoint, l.destination, d.order_key, d.origin, d.replay, d.state,
+		d.attempt, d.next_at, d.lease_owner, d.lease_until, d.lease_gen, d.last_status, d.last_error`
+	deliveryTables   = `delivery d JOIN lane l ON l.seq = d.lane JOIN event e ON e.seq = d.event_seq`
+	selectDelivery   = `SELECT ` + deliveryColumns + ` FROM ` + deliveryTables + ` WHERE d.id = ?`
 	selectDeliveries = `SELECT ` + deliveryColumns + `
-		FROM event e JOIN delivery d ON d.event_seq = e.seq WHERE e.id = ? ORDER BY d.seq`
+		FROM event e JOIN delivery d ON d.event_seq = e.seq JOIN lane l ON l.seq = d.lane
+		WHERE e.id = ? ORDER BY d.seq`
 
-	// LeaseGen stays: whoever held the delivery before must not finish it now.
-	// Its place in the order of its key is settled afterwards.
-	requeueDeliveries = `UPDATE delivery SET state = 0, attempt = 0, next_at = ?, lease_owner = NULL,
-			lease_until = NULL
-		WHERE event_seq = ? AND state IN (3,4)
-		RETURNING app, endpoint, order_key`
+	selectPlace = `SELECT d.seq, d.event_seq, d.lane, d.order_key, d.blocked, d.replay, d.state, d.lease_gen, d.attempts
+		FROM delivery d WHERE d.id = ?`
+
+	selectPlaceBySeq = `SELECT d.seq, d.event_seq, d.lane, d.order_key, d.blocked, d.replay, d.state, d.lease_gen, d.attempts
+		FROM delivery d WHERE d.seq = ?`
 
 	finishDelivery = `UPDATE delivery SET state = ?, attempt = ?, next_at = ?, lease_owner = NULL,
-			lease_until = NULL, last_status = ?, last_error = ?
-		WHERE id = ? AND state = 1 AND lease_gen = ?
-		RETURNING seq, app, endpoint, order_key`
+			lease_until = NULL, last_status = ?, last_error = ?, attempts = ? WHERE seq = ?`
+	selectFailed = `SELECT d.seq, d.event_seq, d.lane, d.order_key, d.blocked, d.replay, d.state, d.lease_gen, d.attempts
+		FROM delivery d WHERE d.event_seq = ? AND d.state IN (3,4)`
+	// LeaseGen stays: whoever held the delivery before must not finish it now.
+	requeueDelivery = `UPDATE delivery SET state = 0, attempt = 0, next_at = ?, lease_owner = NULL, lease_until = NULL
+		WHERE seq = ?`
+	cancelDelivery = `UPDATE delivery SET state = 4 WHERE seq = ?`
 
 	blockKey = `UPDATE delivery SET blocked = 1
-		WHERE app = ? AND endpoint = ? AND order_key = ? AND state IN (0,1) AND blocked = 0`
+		WHERE lane = ? AND order_key = ? AND state IN (0,1) AND blocked = 0`
 	unblockOldest = `UPDATE delivery SET blocked = 0 WHERE seq = (
 			SELECT seq FROM delivery
-			WHERE app = ? AND endpoint = ? AND order_key = ? AND state IN (0,1) AND blocked = 1
+			WHERE lane = ? AND order_key = ? AND state IN (0,1) AND blocked = 1
 			ORDER BY seq LIMIT 1)`
-
-	insertAttempt = `INSERT INTO attempt (delivery_seq, number, started_at, ended_at, instance, outcome, status,
-			retry_in, header, body, error)
-		VALUES (?1, coalesce(nullif(?2, 0), (SELECT coalesce(max(number), 0) + 1 FROM attempt WHERE delivery_seq = ?1)),
-			?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)`
-	selectAttempts = `SELECT d.id, a.number, a.started_at, a.ended_at, a.instance, a.outcome, a.status,
-			a.retry_in, a.header, a.body, a.error
-		FROM delivery d JOIN attempt a ON a.delivery_seq = d.seq WHERE d.id = ? ORDER BY a.number`
 )
 
-// orderKey names deliveries that keep their order among one another.
-type orderKey struct {
-	app      relay.AppID
-	endpoint string
-	key      []byte // nil: no order is kept
+// place is what moving a delivery needs to know of it.
+type place struct {
+	seq, event, lane int64
+	orderKey         []byte // nil: no order is kept
+	blocked          bool
+	replay           relay.ReplayID
+	state            relay.DeliveryState
+	gen              int64
+	attempts         int64 // the highest number among its attempts
 }
 
-// settle restores what the column blocked promises after the set of unfinished
-// deliveries of k changed: the oldest is the only one not blocked. Besides those
-// that just joined at most one was not blocked before, so that the cost does not
-// depend on how many wait.
-func (k orderKey) settle(ctx context.Context, tx *sql.Tx) error {
-	if k.key == nil {
-		return nil
-	}
-	for _, query := range []string{blockKey, unblockOldest} {
-		if _, err := tx.ExecContext(ctx, query, k.app, k.endpoint, k.key); err != nil {
-			return fmt.Errorf("settle the order: %w", err)
+func scanPlace(r *row) place {
+	return place{seq: r.int(), event: r.int(), lane: r.int(), orderKey: r.bytes(), blocked: r.int() != 0,
+		replay: relay.ReplayID(r.str()), state: relay.DeliveryState(r.int()), gen: r.int(),
+		attempts: r.int()}
+}
+
+// find reads the place of one delivery; ok is false when there is none.
+func (t *tx) find(id relay.DeliveryID) (p place, ok bool, err error) {
+	ok, err = t.one(func(r *row) { p = scanPlace(r) }, selectPlace, id)
+	return p, ok, err
+}
+
+// moved counts what a delivery's way from p.state to state changes, and gives its
+// place in the order of its key to the next one when it ends.
+func (t *tx) moved(p *place, state relay.DeliveryState) error {
+	d := delta{replay: p.replay}
+	if was, is := unfinished(p.state), unfinished(state); was != is {
+		d.lane, d.waiting = p.lane, 1
+		if was {
+			d.waiting = -1
 		}
+	}
+	count(&d, p.state, -1)
+	count(&d, state, 1)
+	t.deltas = append(t.deltas, d)
+	if p.orderKey == nil || !unfinished(p.state) || unfinished(state) || p.blocked {
+		return nil // nobody's turn changes
+	}
+	if _, err := t.exec(unblockOldest, p.lane, p.orderKey); err != nil {
+		return fmt.Errorf("settle the order: %w", err)
 	}
 	return nil
 }
 
-// addDelivery stores d and returns its row.
-func (c *creator) addDelivery(ctx context.Context, event int64, d *relay.Delivery) (seq int64, err error) {
-	err = c.delivery.QueryRowContext(ctx, d.ID, event, d.App, d.Endpoint, d.State, bytesArg(d.OrderKey),
-		d.Attempt, d.NextAt.UnixMicro(), textArg(d.LeaseOwner), timeArg(d.LeaseUntil), d.LeaseGen,
-		d.LastStatus, d.LastError).Scan(&seq)
-	return seq, err
+// count adds n to the replay's count of deliveries in this state.
+func count(d *delta, s relay.DeliveryState, n int64) {
+	switch s {
+	case relay.DeliveryDone:
+		d.done += n
+	case relay.DeliveryDead:
+		d.dead += n
+	case relay.DeliveryCancelled:
+		d.cancelled += n
+	}
 }
 
-// requeue makes the dead and cancelled deliveries of an event ready, due at
-// now, and returns how many there were.
-func requeue(ctx context.Context, tx *sql.Tx, event int64, now time.Time) (int, error) {
-	keys, err := list(ctx, tx, scanOrderKey, requeueDeliveries, now.UnixMicro(), event)
+func unfinished(s relay.DeliveryState) bool {
+	return s == relay.DeliveryReady || s == relay.DeliveryLeased
+}
+
+// canLease reports whether there are leased ones among new deliveries and none
+// of them has to wait for an older one of its key.
+func (t *tx) canLease(all []relay.Delivery) (bool, error) {
+	leased := false
+	for i := range all {
+		d := &all[i]
+		if d.State != relay.DeliveryLeased {
+			continue
+		}
+		leased = true
+		if d.OrderKey == "" {
+			continue
+		}
+		for _, e := range all[:i] {
+			if unfinished(e.State) && e.App == d.App && e.Endpoint == d.Endpoint &&
+				e.Destination == d.Destination && e.OrderKey == d.OrderKey {
+				return false, nil
+			}
+		}
+		lane, err := t.lane(laneName{d.App, d.Endpoint, d.Destination})
+		if err != nil {
+			return false, err
+		}
+		if older, err := t.number(selectUnfinished, lane, []byte(d.OrderKey)); err != nil || older != 0 {
+			return false, err
+		}
+	}
+	return leased, nil
+}
+
+// addDelivery stores d and returns its row. It is the youngest of its key, so
+// that any unfinished one blocks it.
+func (t *tx) addDelivery(event int64, d *relay.Delivery) (int64, error) {
+	lane, err := t.makeLane(laneName{d.App, d.Endpoint, d.Destination})
 	if err != nil {
 		return 0, err
 	}
-	for _, k := range keys {
-		if err := k.settle(ctx, tx); err != nil {
+	var blocked int64
+	if d.OrderKey != "" && unfinished(d.State) {
+		if blocked, err = t.number(selectUnfinished, lane, []byte(d.OrderKey)); err != nil {
 			return 0, err
 		}
 	}
-	return len(keys), nil
+	res, err := t.exec(insertDelivery, d.ID, event, lane, d.State, blocked, bytesArg(d.OrderKey), d.Trigger,
+		textArg(string(d.Replay)), d.Attempt, d.NextAt.UnixMicro(), textArg(d.LeaseOwner), timeArg(d.LeaseUntil),
+		d.LeaseGen, d.LastStatus, d.LastError)
+	if err != nil {
+		return 0, err
+	}
+	n := delta{replay: d.Replay}
+	if unfinished(d.State) {
+		n.lane, n.waiting = lane, 1
+	}
+	count(&n, d.State, 1)
+	t.deltas = append(t.deltas, n)
+	return res.last, nil
 }
 
 // FinishAttempt implements relay.EventStore. The store numbers the attempt when
@@ -109,78 +175,163 @@ func (s *Store) FinishAttempt(ctx context.Context, f relay.Finish) error {
 	if n.State == relay.DeliveryLeased {
 		return fmt.Errorf("finish attempt: delivery %s would stay leased", n.ID)
 	}
-	return s.write(ctx, "finish attempt", func(tx *sql.Tx) error {
-		var seq int64
-		var k orderKey
-		err := tx.QueryRowContext(ctx, finishDelivery, n.State, n.Attempt, n.NextAt.UnixMicro(), n.LastStatus, n.LastError,
-			n.ID, n.LeaseGen).Scan(&seq, &k.app, &k.endpoint, &k.key)
-		if errors.Is(err, sql.ErrNoRows) {
+	a := readyAttempt(&f.Attempt)
+	return s.write(ctx, "finish attempt", func(t *tx) error {
+		p, ok, err := t.find(n.ID)
+		if err != nil {
+			return err
+		}
+		if !ok || p.state != relay.DeliveryLeased || p.gen != n.LeaseGen {
 			return lostLease(n.ID, n.LeaseGen)
+		}
+		number, err := a.number(p.attempts)
+		if err != nil {
+			return err
+		}
+		if _, err := t.exec(finishDelivery, n.State, n.Attempt, n.NextAt.UnixMicro(), n.LastStatus,
+			n.LastError, max(number, p.attempts), p.seq); err != nil {
+			return err
+		}
+		if err := t.insertAttempt(p.seq, number, a); err != nil {
+			return err
+		}
+		return t.moved(&p, n.State)
+	})
+}
+
+// requeueEvent makes the dead and cancelled deliveries of an event ready, due at
+// now, and returns how many there were.
+func (t *tx) requeueEvent(event int64, now time.Time) (int, error) {
+	all, err := list(context.Background(), t.conn, scanPlace, selectFailed, event)
+	if err != nil {
+		return 0, err
+	}
+	for i := range all {
+		if err := t.requeue(&all[i], now); err != nil {
+			return 0, err
+		}
+	}
+	return len(all), nil
+}
+
+// requeue makes a finished delivery ready, in its old place in the order of its
+// key: older than some that may have had their turn since, even leased ones.
+// Besides those that just joined at most one was not blocked before, so that the
+// cost does not depend on how many wait.
+func (t *tx) requeue(p *place, now time.Time) error {
+	if _, err := t.exec(requeueDelivery, now.UnixMicro(), p.seq); err != nil {
+		return err
+	}
+	if err := t.moved(p, relay.DeliveryReady); err != nil || p.orderKey == nil {
+		return err
+	}
+	for _, query := range []string{blockKey, unblockOldest} {
+		if _, err := t.exec(query, p.lane, p.orderKey); err != nil {
+			return fmt.Errorf("settle the order: %w", err)
+		}
+	}
+	return nil
+}
+
+// RequeueDelivery implements relay.EventStore. It is Conflict as well when
+// retention has deleted the body: there is nothing to deliver.
+func (s *Store) RequeueDelivery(ctx context.Context, id relay.DeliveryID, now time.Time) (d relay.Delivery, err error) {
+	err = s.write(ctx, "requeue delivery", func(t *tx) error {
+		p, ok, err := t.find(id)
+		if err == nil && !ok {
+			err = noDelivery(id)
 		}
 		if err != nil {
 			return err
 		}
-		if err := addAttempt(ctx, tx, seq, &f.Attempt); err != nil {
+		if p.state != relay.DeliveryDead && p.state != relay.DeliveryCancelled {
+			return relay.Errorf(relay.Conflict, "delivery %q is %s, only dead and cancelled ones can be requeued", id, p.state)
+		}
+		gone, err := t.number(`SELECT body_gone FROM event WHERE seq = ?`, p.event)
+		if err != nil {
 			return err
 		}
-		if n.State == relay.DeliveryReady {
-			return nil // still unfinished: it keeps its place
+		if gone != 0 {
+			return relay.Errorf(relay.Conflict, "the body of delivery %q is gone, its retention is over", id)
 		}
-		return k.settle(ctx, tx)
+		if err := t.requeue(&p, now); err != nil {
+			return err
+		}
+		d, err = t.delivery(id)
+		return err
 	})
+	return d, err
+}
+
+// CancelDelivery implements relay.EventStore.
+func (s *Store) CancelDelivery(ctx context.Context, id relay.DeliveryID) (d relay.Delivery, err error) {
+	err = s.write(ctx, "cancel delivery", func(t *tx) error {
+		p, ok, err := t.find(id)
+		if err == nil && !ok {
+			err = noDelivery(id)
+		}
+		if err != nil {
+			return err
+		}
+		if p.state != relay.DeliveryReady {
+			return relay.Errorf(relay.Conflict, "delivery %q is %s, only ready ones can be cancelled", id, p.state)
+		}
+		if err := t.cancel(&p); err != nil {
+			return err
+		}
+		d, err = t.delivery(id)
+		return err
+	})
+	return d, err
+}
+
+func (t *tx) cancel(p *place) error {
+	if _, err := t.exec(cancelDelivery, p.seq); err != nil {
+		return err
+	}
+	return t.moved(p, relay.DeliveryCancelled)
+}
+
+// Delivery implements relay.EventStore.
+func (s *Store) Delivery(ctx context.Context, id relay.DeliveryID) (d relay.Delivery, err error) {
+	err = s.read(ctx, "get delivery", func(c *conn) error {
+		d, err = c.delivery(id)
+		return err
+	})
+	return d, err
 }
 
 // Deliveries implements relay.EventStore.
-func (s *Store) Deliveries(ctx context.Context, id relay.EventID) ([]relay.Delivery, error) {
-	deliveries, err := list(ctx, s.reader, scanDelivery, selectDeliveries, id)
-	if err != nil {
-		return nil, fmt.Errorf("list deliveries of %s: %w", id, err)
-	}
-	return deliveries, nil
+func (s *Store) Deliveries(ctx context.Context, id relay.EventID) (all []relay.Delivery, err error) {
+	err = s.read(ctx, "list deliveries", func(c *conn) error {
+		all, err = list(ctx, c, scanDelivery, selectDeliveries, id)
+		return err
+	})
+	return all, err
 }
 
-// Attempts implements relay.EventStore.
-func (s *Store) Attempts(ctx context.Context, id relay.DeliveryID) ([]relay.Attempt, error) {
-	attempts, err := list(ctx, s.reader, scanAttempt, selectAttempts, id)
-	if err != nil {
-		return nil, fmt.Errorf("list attempts of %s: %w", id, err)
+func (c *conn) delivery(id relay.DeliveryID) (d relay.Delivery, err error) {
+	found, err := c.one(func(r *row) { d = scanDelivery(r) }, selectDelivery, id)
+	if err == nil && !found {
+		err = noDelivery(id)
 	}
-	return attempts, nil
+	return d, err
 }
 
-func addAttempt(ctx context.Context, tx *sql.Tx, delivery int64, a *relay.Attempt) error {
-	_, err := tx.ExecContext(ctx, insertAttempt, delivery, a.Number, timeArg(a.StartedAt), timeArg(a.EndedAt),
-		a.Instance, a.Outcome, a.Status, a.RetryIn.Microseconds(), encodeHeader(a.Header), notNil(a.Body), a.Error)
-	return err
+func noDelivery(id relay.DeliveryID) error {
+	return relay.Errorf(relay.NotFound, "there is no delivery %q", id)
 }
 
 func lostLease(id relay.DeliveryID, gen int64) error {
 	return relay.Errorf(relay.Conflict, "delivery %q is not leased with generation %d any more", id, gen)
 }
 
-// deliveryFields are the destinations of deliveryColumns.
-func deliveryFields(d *relay.Delivery) []any {
-	return []any{&d.ID, &d.Event, &d.App, &d.Endpoint, text{&d.OrderKey}, &d.State, &d.Attempt, micros{&d.NextAt},
-		text{&d.LeaseOwner}, micros{&d.LeaseUntil}, &d.LeaseGen, &d.LastStatus, &d.LastError}
-}
-
-func scanDelivery(row scanner) (d relay.Delivery, err error) {
-	err = row.Scan(deliveryFields(&d)...)
-	return d, err
-}
-
-func scanOrderKey(row scanner) (k orderKey, err error) {
-	err = row.Scan(&k.app, &k.endpoint, &k.key)
-	return k, err
-}
-
-func scanAttempt(row scanner) (a relay.Attempt, err error) {
-	var retryMicros int64
-	err = row.Scan(&a.Delivery, &a.Number, micros{&a.StartedAt}, micros{&a.EndedAt}, &a.Instance, &a.Outcome, &a.Status,
-		&retryMicros, header{&a.Header}, &a.Body, &a.Error)
-	a.RetryIn = time.Duration(retryMicros) * time.Microsecond
-	if len(a.Body) == 0 {
-		a.Body = nil
+func scanDelivery(r *row) relay.Delivery {
+	return relay.Delivery{
+		ID: relay.DeliveryID(r.str()), Event: relay.EventID(r.str()), App: relay.AppID(r.str()),
+		Endpoint: r.str(), Destination: r.str(), OrderKey: r.str(), Trigger: relay.Trigger(r.int()),
+		Replay: relay.ReplayID(r.str()), State: relay.DeliveryState(r.int()), Attempt: int(r.int()),
+		NextAt: r.time(), LeaseOwner: r.str(), LeaseUntil: r.time(), LeaseGen: r.int(),
+		LastStatus: int(r.int()), LastError: r.str(),
 	}
-	return a, err
 }

@@ -2,6 +2,7 @@ package sqlite_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"database/sql"
 	"fmt"
@@ -18,7 +19,7 @@ import (
 
 // Variables that turn the test binary into another process at the same file.
 const (
-	childVerb = "SQLITE_TEST_CHILD" // "token" or "events"
+	childVerb = "SQLITE_TEST_CHILD" // "token", "events" or "crowd"
 	childPath = "SQLITE_TEST_PATH"
 	childName = "SQLITE_TEST_NAME"
 )
@@ -46,6 +47,9 @@ func runChild(verb, path, name string) error {
 		}
 		return s.Close()
 	}
+	if verb == "crowd" {
+		return crowd(ctx, s, name)
+	}
 	for i := 0; ; i++ { // until it is killed
 		id := fmt.Sprint(name, "_", i)
 		if _, err := s.CreateEvents(ctx, []relay.NewEvent{newEvent(id)}); err != nil {
@@ -53,6 +57,69 @@ func runChild(verb, path, name string) error {
 		}
 		fmt.Println(id)
 	}
+}
+
+// crowd stores events until it is killed, many at a time, and prints each when it
+// is acknowledged. Every tenth has a large body.
+func crowd(ctx context.Context, s *sqlite.Store, name string) error {
+	acknowledged, failed := make(chan string, 32), make(chan error)
+	for worker := range 32 {
+		go func() {
+			for i := 0; ; i++ {
+				id := fmt.Sprint(name, "_", worker, "_", i)
+				e := newEvent(id)
+				e.Deliveries[0].OrderKey = fmt.Sprint(worker)
+				if (worker+i)%10 == 0 {
+					e.Event.Body = largeBody(id)
+				}
+				if _, err := s.CreateEvents(ctx, []relay.NewEvent{e}); err != nil {
+					failed <- err
+					return
+				}
+				acknowledged <- id
+			}
+		}()
+	}
+	for {
+		select {
+		case id := <-acknowledged:
+			fmt.Println(id)
+		case err := <-failed:
+			return err
+		}
+	}
+}
+
+// largeBody is a body that gets a file of its own, and is another for each id.
+func largeBody(id string) []byte { return bytes.Repeat([]byte(id+" "), 300<<10/(len(id)+1)+1) }
+
+// killAfter starts a child, kills it when it has printed so many lines, and
+// returns all that it printed.
+func killAfter(t *testing.T, lines int, verb, path, name string) (printed []string) {
+	t.Helper()
+	cmd := child(t.Context(), verb, path, name)
+	stderr := new(strings.Builder)
+	cmd.Stderr = stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for in := bufio.NewScanner(out); in.Scan(); { // to the end of what it printed
+		printed = append(printed, in.Text())
+		if len(printed) == lines {
+			if err := cmd.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	cmd.Wait()
+	if len(printed) < lines {
+		t.Fatalf("the child stopped by itself after %d events: %s", len(printed), stderr)
+	}
+	return printed
 }
 
 func child(ctx context.Context, verb, path, name string) *exec.Cmd {
@@ -66,29 +133,7 @@ func TestEveryCommittedEventOutlivesAKilledProcess(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "postern.db")
 	var printed []string
 	for round, lines := range []int{1, 40, 150} {
-		cmd := child(t.Context(), "events", path, fmt.Sprint("evt_", round))
-		stderr := new(strings.Builder)
-		cmd.Stderr = stderr
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		seen := 0
-		for in := bufio.NewScanner(out); in.Scan(); { // to the end of what it printed
-			printed = append(printed, in.Text())
-			if seen++; seen == lines {
-				if err := cmd.Process.Kill(); err != nil {
-					t.Fatal(err)
-				}
-			}
-		}
-		cmd.Wait()
-		if seen < lines {
-			t.Fatalf("the child stopped by itself after %d events: %s", seen, stderr)
-		}
+		printed = append(printed, killAfter(t, lines, "events", path, fmt.Sprint("evt_", round))...)
 	}
 	s := open(t, path)
 	for _, id := range printed {
@@ -100,6 +145,45 @@ func TestEveryCommittedEventOutlivesAKilledProcess(t *testing.T) {
 		if err != nil || len(ds) != 1 || string(e.Body) != id {
 			t.Fatalf("%s came back as %+v with deliveries %+v, %v", id, e, ds, err)
 		}
+	}
+}
+
+// Killed between the file of a large body, the commit and the answer, at a time
+// when all of them are in progress for some caller.
+func TestEveryAcknowledgedEventOfABatchOutlivesAKilledProcess(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "postern.db")
+	var printed []string
+	for round, lines := range []int{1, 33, 400, 777} {
+		printed = append(printed, killAfter(t, lines, "crowd", path, fmt.Sprint("evt_", round))...)
+	}
+	s := open(t, path)
+	large := 0
+	for _, id := range printed {
+		e, err := s.Event(t.Context(), relay.EventID(id))
+		if err != nil {
+			t.Fatalf("%s was acknowledged: %v", id, err)
+		}
+		if len(e.Body) > len(id) {
+			large++
+		}
+		if string(e.Body) != id && !bytes.Equal(e.Body, largeBody(id)) {
+			t.Fatalf("%s came back with %d other bytes", id, len(e.Body))
+		}
+		if ds, err := s.Deliveries(t.Context(), e.ID); err != nil || len(ds) != 1 {
+			t.Fatalf("%s came back with deliveries %+v, %v", id, ds, err)
+		}
+	}
+	if large == 0 {
+		t.Error("none of them was large")
+	}
+	usage, err := s.Usage(t.Context())
+	if err != nil || len(usage) != 1 {
+		t.Fatalf("usage %+v, %v", usage, err)
+	}
+	n, err := s.CountEvents(t.Context(), relay.EventFilter{})
+	if err != nil || usage[0].Events != n || usage[0].Waiting != n || n < len(printed) {
+		t.Errorf("%d events are there, %d were acknowledged, the usage says %+v; %v", n, len(printed), usage, err)
 	}
 }
 

@@ -2,7 +2,6 @@ package sqlite
 
 import (
 	"context"
-	"database/sql"
 	"embed"
 	"errors"
 	"fmt"
@@ -18,67 +17,57 @@ var migrations embed.FS
 // applicationID marks the file as ours (PRAGMA application_id): "Post".
 const applicationID = 0x506f7374
 
-// prepare makes the file ready to use, all on one connection. It may be repeated.
-func (s *Store) prepare(ctx context.Context) error {
+// prepare makes the file ready to use. It may be repeated.
+func (s *Store) prepare(ctx context.Context, c *conn) error {
 	files, err := fs.Glob(migrations, "migrations/*.sql") // sorted
 	if err != nil {
 		return err
 	}
-	conn, err := s.writer.Conn(ctx)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	version, err := identify(ctx, conn, len(files))
+	version, err := identify(c, len(files))
 	if err != nil {
 		return err
 	}
 	if version == 0 {
-		// Only a file without any page takes this: retention will want to give
-		// freed pages back, a few at a time.
-		if _, err := conn.ExecContext(ctx, "PRAGMA auto_vacuum=INCREMENTAL"); err != nil {
+		// Only a file without any page takes this: retention gives freed pages
+		// back, a few at a time.
+		if err := c.script(ctx, "PRAGMA auto_vacuum=INCREMENTAL"); err != nil {
 			return err
 		}
 	}
-	if err := enterWAL(ctx, conn); err != nil {
+	if err := enterWAL(c); err != nil {
 		return err
 	}
 	if version == len(files) {
 		return nil
 	}
-	return s.migrate(ctx, conn, files)
-}
-
-// rowQuerier is a *sql.Conn or *sql.Tx.
-type rowQuerier interface {
-	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+	return s.migrate(ctx, c, files)
 }
 
 // identify returns the schema version of the file, 0 for a new one, and refuses
 // what this program must not touch. It writes nothing.
-func identify(ctx context.Context, q rowQuerier, latest int) (int, error) {
-	var app, version, objects int
-	err := q.QueryRowContext(ctx, `SELECT
+func identify(c *conn, latest int) (int, error) {
+	var app, version, objects int64
+	_, err := c.one(func(r *row) { app, version, objects = r.int(), r.int(), r.int() }, `SELECT
 		(SELECT application_id FROM pragma_application_id),
 		(SELECT user_version FROM pragma_user_version),
-		(SELECT count(*) FROM sqlite_schema)`).Scan(&app, &version, &objects)
+		(SELECT count(*) FROM sqlite_schema)`)
 	if err != nil {
 		return 0, err
 	}
 	if app != applicationID && (app != 0 || version != 0 || objects != 0) {
 		return 0, errors.New("the file is a database of another program")
 	}
-	if version > latest {
+	if version > int64(latest) {
 		return 0, fmt.Errorf("the database has schema version %d and this program knows up to %d: "+
 			"a newer postern-relay wrote it, use that version or a later one", version, latest)
 	}
-	return version, nil
+	return int(version), nil
 }
 
 // enterWAL switches the file to the write-ahead log, once in its life.
-func enterWAL(ctx context.Context, conn *sql.Conn) error {
+func enterWAL(c *conn) error {
 	var mode string
-	err := conn.QueryRowContext(ctx, "PRAGMA journal_mode=WAL").Scan(&mode)
+	_, err := c.one(func(r *row) { mode = r.str() }, "PRAGMA journal_mode=WAL")
 	if err == nil && mode != "wal" {
 		return fmt.Errorf("the write-ahead log cannot be used here, journal mode stays %q", mode)
 	}
@@ -86,14 +75,17 @@ func enterWAL(ctx context.Context, conn *sql.Conn) error {
 }
 
 // migrate applies the files which the database does not have yet, all or none.
-func (s *Store) migrate(ctx context.Context, conn *sql.Conn, files []string) error {
-	tx, err := conn.BeginTx(ctx, nil)
-	if err != nil {
+func (s *Store) migrate(ctx context.Context, c *conn, files []string) (err error) {
+	if _, err := c.exec("BEGIN IMMEDIATE"); err != nil {
 		return fmt.Errorf("migrate: %w", err)
 	}
-	defer tx.Rollback()
+	defer func() {
+		if err != nil {
+			c.exec("ROLLBACK") // the first error counts
+		}
+	}()
 	// Again, now that the write lock is held: another process may have been here.
-	version, err := identify(ctx, tx, len(files))
+	version, err := identify(c, len(files))
 	if err != nil {
 		return err
 	}
@@ -102,17 +94,19 @@ func (s *Store) migrate(ctx context.Context, conn *sql.Conn, files []string) err
 		if err != nil {
 			return err
 		}
-		if _, err := tx.ExecContext(ctx, string(text)); err != nil {
+		if err := c.script(ctx, string(text)); err != nil {
 			return fmt.Errorf("apply %s: %w", name, err)
 		}
 	}
 	mark := fmt.Sprintf("PRAGMA application_id=%d; PRAGMA user_version=%d", applicationID, len(files))
-	if _, err := tx.ExecContext(ctx, mark); err != nil {
+	if err := c.script(ctx, mark); err != nil {
 		return fmt.Errorf("migrate: %w", err)
 	}
-	if err := tx.Commit(); err != nil {
+	if _, err := c.exec("COMMIT"); err != nil {
 		return fmt.Errorf("migrate: %w", err)
 	}
-	s.log.Info("store migrated", "from", version, "to", len(files))
+	if version < len(files) {
+		s.log.Info("store migrated", "from", version, "to", len(files))
+	}
 	return nil
 }

@@ -2,13 +2,12 @@ package sqlite
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/url"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	driver "modernc.org/sqlite"
@@ -16,10 +15,12 @@ import (
 )
 
 const (
-	readers     = 4                // connections of the read pool
 	lockTimeout = 10 * time.Second // longest wait for another process's lock
 	lockRetry   = 5 * time.Millisecond
 )
+
+// DefaultMinFree is the default of Config.MinFree.
+const DefaultMinFree = 256 << 20
 
 // Config says which file to open.
 type Config struct {
@@ -28,13 +29,20 @@ type Config struct {
 	Path string
 	// Logger hears of migrations and of damage found later. Default: nobody does.
 	Logger *slog.Logger
+	// MinFree is how many bytes the file system must have left for an event to be
+	// taken. Default: DefaultMinFree; negative: the disk may become full.
+	MinFree int64
 }
 
-// Store is a relay.Store in one SQLite file. It is safe for concurrent use.
+// Store is a relay.Store in one SQLite file and a folder for large bodies. It is
+// safe for concurrent use.
 type Store struct {
 	log    *slog.Logger
-	writer *sql.DB // one connection; every transaction is BEGIN IMMEDIATE
-	reader *sql.DB // query_only
+	pool   *pool   // who reads
+	writer *writer // the only one that writes
+	bodies bodies
+	disk   disk
+	close  func() error
 }
 
 // Open opens the database file, makes it when there is none, and brings its
@@ -59,38 +67,54 @@ func open(ctx context.Context, c Config) (*Store, error) {
 	if err := createFile(path); err != nil {
 		return nil, err
 	}
-	s := &Store{log: c.Logger}
+	s := &Store{log: c.Logger, bodies: bodies{dir: path + "-bodies"}, disk: disk{dir: filepath.Dir(path), min: c.MinFree}}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	// Pragmas are part of the connection string and not set once, because
-	// database/sql replaces a connection that broke.
-	s.writer, err = pool(path, 1, url.Values{
-		"_txlock":       {"immediate"},
-		"_synchronous":  {"FULL"}, // NORMAL may lose the last commits when power fails
-		"_foreign_keys": {"1"},
-		"_busy_timeout": {"100"}, // milliseconds, see whileBusy
-	})
+	if c.MinFree == 0 {
+		s.disk.min = DefaultMinFree
+	}
+	wc, err := connect(ctx, path, writerPragmas)
 	if err != nil {
 		return nil, err
 	}
-	if err := whileBusy(ctx, func() error { return s.prepare(ctx) }); err != nil {
-		return nil, errors.Join(err, s.writer.Close())
+	wanted := func() bool { return ctx.Err() == nil }
+	if err := whileBusy(wanted, func() error { return s.prepare(ctx, wc) }); err != nil {
+		return nil, errors.Join(err, wc.close())
 	}
-	s.reader, err = pool(path, readers, url.Values{"_query_only": {"1"}, "_busy_timeout": {"5000"}})
-	if err != nil {
-		return nil, errors.Join(err, s.writer.Close())
+	if err := whileBusy(wanted, func() error { return s.bodies.sweep(wc) }); err != nil {
+		return nil, errors.Join(err, wc.close())
 	}
+	if s.pool, err = newPool(ctx, path); err != nil {
+		return nil, errors.Join(err, wc.close())
+	}
+	s.writer = &writer{
+		path: path, log: s.log, pool: s.pool, c: wc, lanes: make(map[laneName]int64),
+		wal: defaultWAL(), queue: queue{wake: make(chan struct{}, 1)}, ended: make(chan struct{}),
+	}
+	s.close = sync.OnceValue(s.shut)
+	go s.writer.run()
 	return s, nil
 }
 
-// Close waits for what is running and closes the file. The last connection to
-// close, the writer's, moves the write-ahead log into the database file.
+// Close finishes what the writer was given, waits for the reads in progress and
+// closes the file. Closing again does nothing. The last connection to close, the
+// writer's, moves the write-ahead log into the database file.
 func (s *Store) Close() error {
-	if err := errors.Join(s.reader.Close(), s.writer.Close()); err != nil {
+	if err := s.close(); err != nil {
 		return fmt.Errorf("close store: %w", err)
 	}
 	return nil
+}
+
+func (s *Store) shut() error {
+	s.writer.queue.close()
+	<-s.writer.ended
+	err := s.pool.close()
+	if c := s.writer.c; c != nil {
+		err = errors.Join(err, c.close())
+	}
+	return err
 }
 
 // createFile makes an empty database file that only its owner can read; SQLite
@@ -116,95 +140,22 @@ func createFile(path string) error {
 	return nil // another process was faster
 }
 
-func pool(path string, conns int, params url.Values) (*sql.DB, error) {
-	file := url.URL{Path: filepath.ToSlash(path)}
-	connector, err := driver.NewConnector("file:" + file.EscapedPath() + "?" + params.Encode())
-	if err != nil {
-		return nil, err
-	}
-	db := sql.OpenDB(connector)
-	db.SetMaxOpenConns(conns)
-	db.SetMaxIdleConns(conns)
-	return db, nil
-}
-
-// write runs do in one transaction that is durable when write returns nil. act
-// names what failed when it does not.
-func (s *Store) write(ctx context.Context, act string, do func(*sql.Tx) error) error {
-	var tx *sql.Tx
-	err := whileBusy(ctx, func() (err error) {
-		tx, err = s.writer.BeginTx(ctx, nil)
-		return err
-	})
-	if err != nil {
+// write gives do to the writer and waits until what it did is durable. act names
+// what failed when it does not become so. do may be run again after its work was
+// undone, and must set what it returns anew each time.
+func (s *Store) write(ctx context.Context, act string, do func(*tx) error) error {
+	if err := s.writer.queue.do(ctx, &op{run: do}); err != nil {
 		return fmt.Errorf("%s: %w", act, err)
-	}
-	defer tx.Rollback() // without effect after Commit
-	if err := do(tx); err != nil {
-		return fmt.Errorf("%s: %w", act, err)
-	}
-	if err := tx.Commit(); err != nil {
-		return fmt.Errorf("%s: commit: %w", act, err)
 	}
 	return nil
 }
 
-// whileBusy repeats do while another process holds the lock that it needs. A
-// longer busy_timeout would not do instead: SQLite looks again at intervals which
-// grow to 100 ms, and so may miss every gap that a busy server leaves between its
-// transactions, and for some locks it does not wait at all. do must be harmless
-// to repeat.
-func whileBusy(ctx context.Context, do func() error) error {
-	deadline := time.Now().Add(lockTimeout)
-	for {
-		err := do()
-		if resultCode(err) != sqlite3.SQLITE_BUSY || time.Now().After(deadline) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(lockRetry):
-		}
+// read gives do a connection for one query.
+func (s *Store) read(ctx context.Context, act string, do func(*conn) error) error {
+	if err := s.pool.read(ctx, do); err != nil {
+		return fmt.Errorf("%s: %w", act, err)
 	}
-}
-
-// querier is a *sql.DB, *sql.Tx or *sql.Conn.
-type querier interface {
-	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
-}
-
-// scanner is a *sql.Row or *sql.Rows.
-type scanner interface {
-	Scan(dest ...any) error
-}
-
-// list gathers what scan makes of each row.
-func list[T any](ctx context.Context, q querier, scan func(scanner) (T, error), query string, args ...any) ([]T, error) {
-	rows, err := q.QueryContext(ctx, query, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var all []T
-	for rows.Next() {
-		v, err := scan(rows)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, v)
-	}
-	return all, rows.Err()
-}
-
-// exec runs one statement and returns how many rows it changed.
-func exec(ctx context.Context, tx *sql.Tx, query string, args ...any) (int, error) {
-	res, err := tx.ExecContext(ctx, query, args...)
-	if err != nil {
-		return 0, err
-	}
-	n, err := res.RowsAffected()
-	return int(n), err
+	return nil
 }
 
 // resultCode is the primary SQLite result code in err's chain, or 0.

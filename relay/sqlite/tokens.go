@@ -2,8 +2,6 @@ package sqlite
 
 import (
 	"context"
-	"database/sql"
-	"fmt"
 	"time"
 
 	"github.com/posternhq/postern/relay"
@@ -21,19 +19,19 @@ const (
 
 // CreateToken implements relay.TokenStore. An id that is taken is an error, and
 // the stored token stays as it is.
-func (s *Store) CreateToken(ctx context.Context, t relay.Token) error {
-	return s.write(ctx, "create token", func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, insertToken, t.ID, t.App, t.Scope,
-			t.IssuedAt.UnixMicro(), timeArg(t.ExpiresAt), timeArg(t.RevokedAt))
+func (s *Store) CreateToken(ctx context.Context, k relay.Token) error {
+	return s.write(ctx, "create token", func(t *tx) error {
+		_, err := t.exec(insertToken, k.ID, k.App, k.Scope,
+			k.IssuedAt.UnixMicro(), timeArg(k.ExpiresAt), timeArg(k.RevokedAt))
 		return err
 	})
 }
 
 // RevokeToken implements relay.TokenStore.
 func (s *Store) RevokeToken(ctx context.Context, id relay.TokenID, now time.Time) error {
-	return s.write(ctx, "revoke token", func(tx *sql.Tx) error {
-		changed, err := exec(ctx, tx, revokeToken, now.UnixMicro(), id)
-		if err == nil && changed == 0 {
+	return s.write(ctx, "revoke token", func(t *tx) error {
+		res, err := t.exec(revokeToken, now.UnixMicro(), id)
+		if err == nil && res.changed == 0 {
 			err = relay.Errorf(relay.NotFound, "there is no token %q", id)
 		}
 		return err
@@ -41,30 +39,27 @@ func (s *Store) RevokeToken(ctx context.Context, id relay.TokenID, now time.Time
 }
 
 // Tokens implements relay.TokenStore.
-func (s *Store) Tokens(ctx context.Context) ([]relay.Token, error) {
-	tokens, err := list(ctx, s.reader, scanToken, selectTokens)
-	if err != nil {
-		return nil, fmt.Errorf("list tokens: %w", err)
-	}
-	return tokens, nil
+func (s *Store) Tokens(ctx context.Context) (tokens []relay.Token, err error) {
+	err = s.read(ctx, "list tokens", func(c *conn) error {
+		tokens, err = list(ctx, c, scanToken, selectTokens)
+		return err
+	})
+	return tokens, err
 }
 
 // RevokedTokens implements relay.TokenStore. A token without an end stays in the
 // set for ever.
-func (s *Store) RevokedTokens(ctx context.Context, now time.Time) ([]relay.TokenID, error) {
-	ids, err := list(ctx, s.reader, scanTokenID, selectRevoked, now.UnixMicro())
-	if err != nil {
-		return nil, fmt.Errorf("list revoked tokens: %w", err)
-	}
-	return ids, nil
+func (s *Store) RevokedTokens(ctx context.Context, now time.Time) (ids []relay.TokenID, err error) {
+	err = s.read(ctx, "list revoked tokens", func(c *conn) error {
+		ids, err = list(ctx, c, scanTokenID, selectRevoked, now.UnixMicro())
+		return err
+	})
+	return ids, err
 }
 
-func scanToken(row scanner) (t relay.Token, err error) {
-	err = row.Scan(&t.ID, &t.App, &t.Scope, micros{&t.IssuedAt}, micros{&t.ExpiresAt}, micros{&t.RevokedAt})
-	return t, err
+func scanToken(r *row) relay.Token {
+	return relay.Token{ID: relay.TokenID(r.str()), App: relay.AppID(r.str()), Scope: relay.Scope(r.str()),
+		IssuedAt: r.time(), ExpiresAt: r.time(), RevokedAt: r.time()}
 }
 
-func scanTokenID(row scanner) (id relay.TokenID, err error) {
-	err = row.Scan(&id)
-	return id, err
-}
+func scanTokenID(r *row) relay.TokenID { return relay.TokenID(r.str()) }

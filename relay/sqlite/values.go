@@ -34,64 +34,89 @@ func bytesArg(s string) any {
 	return []byte(s)
 }
 
-// micros scans a time; NULL is the zero time.
-type micros struct{ to *time.Time }
-
-func (m micros) Scan(v any) error {
-	switch v := v.(type) {
-	case nil:
-		*m.to = time.Time{}
-	case int64:
-		*m.to = time.UnixMicro(v).UTC()
-	default:
-		return fmt.Errorf("a time is stored as %T", v)
+// notNil is b for a column which is NOT NULL: the driver stores nil as NULL.
+func notNil(b []byte) []byte {
+	if b == nil {
+		return []byte{}
 	}
-	return nil
+	return b
 }
 
-// text scans a TEXT or BLOB into a string; NULL is the empty string.
-type text struct{ to *string }
-
-func (t text) Scan(v any) error {
-	switch v := v.(type) {
-	case nil:
-		*t.to = ""
-	case string:
-		*t.to = v
-	case []byte:
-		*t.to = string(v)
-	default:
-		return fmt.Errorf("a string is stored as %T", v)
+// earlier is the earlier of two times, of which the zero one is never.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
 	}
-	return nil
-}
-
-// header scans what encodeHeader made.
-type header struct{ to *[]relay.Field }
-
-func (h header) Scan(v any) error {
-	s, ok := v.(string)
-	if !ok {
-		return fmt.Errorf("a header is stored as %T", v)
-	}
-	fields, err := decodeHeader(s)
-	*h.to = fields
-	return err
+	return a
 }
 
 // encodeHeader makes JSON [["name","value"],...]. JSON text must be UTF-8 and a
 // header line need not be, so each byte becomes the code point of its number:
 // the ISO-8859-1 reading, which HTTP had in mind (RFC 9110, section 5.5).
 func encodeHeader(fields []relay.Field) string {
-	pairs := make([][2]string, len(fields))
-	for i, f := range fields {
-		pairs[i] = [2]string{widen(f.Name), widen(f.Value)}
+	size := 2
+	for _, f := range fields {
+		size += len(f.Name) + len(f.Value) + 8
 	}
-	out, _ := json.Marshal(pairs) // pairs of strings always have a JSON form
-	return string(out)
+	out := append(make([]byte, 0, size), '[')
+	for i, f := range fields {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		out = append(appendQuoted(append(out, '['), f.Name), ',')
+		out = append(appendQuoted(out, f.Value), ']')
+	}
+	return string(append(out, ']'))
 }
 
+// appendQuoted adds s as a JSON string of the runes that have its bytes' numbers.
+func appendQuoted(out []byte, s string) []byte {
+	out = append(out, '"')
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c == '"' || c == '\\':
+			out = append(out, '\\', c)
+		case c < ' ':
+			out = fmt.Appendf(out, "\\u%04x", c)
+		default:
+			out = utf8.AppendRune(out, rune(c))
+		}
+	}
+	return append(out, '"')
+}
+
+// decodeHeader reads what encodeHeader made, with little work when nothing in it
+// had to be escaped.
 func decodeHeader(s string) ([]relay.Field, error) {
+	if s == "[]" {
+		return nil, nil
+	}
+	inner, ok := strings.CutPrefix(s, `[["`)
+	if ok && isASCII(s) && !strings.Contains(s, `\`) {
+		if inner, ok = strings.CutSuffix(inner, `"]]`); ok {
+			if fields, ok := splitHeader(inner); ok {
+				return fields, nil
+			}
+		}
+	}
+	return parseHeader(s)
+}
+
+// splitHeader reads name","value"],["name","value and so on. ok is false for what
+// only looks like it.
+func splitHeader(s string) (fields []relay.Field, ok bool) {
+	fields = make([]relay.Field, 0, strings.Count(s, `"],["`)+1)
+	for pair := range strings.SplitSeq(s, `"],["`) {
+		name, value, ok := strings.Cut(pair, `","`)
+		if !ok || strings.Contains(name, `"`) || strings.Contains(value, `"`) {
+			return nil, false
+		}
+		fields = append(fields, relay.Field{Name: name, Value: value})
+	}
+	return fields, true
+}
+
+func parseHeader(s string) ([]relay.Field, error) {
 	var pairs [][2]string
 	if err := json.Unmarshal([]byte(s), &pairs); err != nil {
 		return nil, fmt.Errorf("read header: %w", err)
@@ -108,19 +133,8 @@ func decodeHeader(s string) ([]relay.Field, error) {
 	return fields, nil
 }
 
-// widen turns every byte into the rune of the same number.
-func widen(s string) string {
-	if isASCII(s) {
-		return s
-	}
-	var b strings.Builder
-	for i := range len(s) {
-		b.WriteRune(rune(s[i]))
-	}
-	return b.String()
-}
-
-// narrow undoes widen; ok is false when s has a rune that is no byte.
+// narrow turns every rune into the byte of the same number; ok is false when s
+// has a rune that is no byte.
 func narrow(s string) (bytes string, ok bool) {
 	if isASCII(s) {
 		return s, true

@@ -11,7 +11,7 @@ import (
 func fullAttempt() relay.Attempt {
 	return relay.Attempt{
 		Delivery: "dlv_a", Number: 1, StartedAt: later(time.Second), EndedAt: later(2 * time.Second),
-		Instance: "web.1", Outcome: relay.OutcomeRejected, Status: 503, RetryIn: 90 * time.Second,
+		Instance: "web.1", Outcome: relay.OutcomeBooting, Status: 503, RetryIn: 90 * time.Second,
 		Header: []relay.Field{{Name: "X-Raw", Value: rawBytes()}, {Name: "X-Raw", Value: ""}},
 		Body:   bytes.Repeat([]byte(rawBytes()), 256), Error: "the app answered 503",
 	}

@@ -1,8 +1,10 @@
 package storetest
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/posternhq/postern/relay"
@@ -58,7 +60,53 @@ func claimTests() []test {
 			f.create(newEvent("a"))
 			wantEqual(f, "claimed", ids(f.claimAt(start(), 0)), nil)
 		}},
+		{"only deliveries for the named destination are claimed", func(f *fixture) {
+			f.create(newEvent("a"), newEvent("b", to("audit")))
+			f.wantClaim(start(), "dlv_a")
+			leases, err := f.store.ClaimDeliveries(f.ctx, relay.Claim{
+				Owner: "n1", App: app, Endpoint: endpoint, Destination: "audit", Limit: 5, Now: start(), Until: later(time.Minute),
+			})
+			f.must(err)
+			wantEqual(f, "claimed", ids(leases), []relay.DeliveryID{"dlv_b"})
+		}},
+		{"a claim stops before its bodies are too many, but has one delivery", func(f *fixture) {
+			for i, size := range []int{100, 50, 50, 1, 500 << 10, 0} {
+				f.create(newEvent(fmt.Sprint(i), func(n *relay.NewEvent) { n.Event.Body = make([]byte, size) }))
+			}
+			for _, want := range [][]relay.DeliveryID{{"dlv_0"}, {"dlv_1", "dlv_2"}, {"dlv_3"}, {"dlv_4"}, {"dlv_5"}, nil} {
+				leases, err := f.store.ClaimDeliveries(f.ctx, relay.Claim{
+					Owner: "n1", App: app, Endpoint: endpoint, Limit: 5, MaxBytes: 100, Now: start(), Until: later(time.Minute),
+				})
+				f.must(err)
+				wantEqual(f, "claimed", ids(leases), want)
+			}
+		}},
 		{"no two claims at once return the same delivery", claimTogether},
+	}
+}
+
+func backlogTests() []test {
+	return []test{
+		{"a backlog is that of one destination, and what is blocked is not next", func(f *fixture) {
+			f.create(newEvent("1", ordered("k"), due(later(time.Hour))), newEvent("2", ordered("k"), due(later(time.Minute))),
+				newEvent("3", to("audit"), due(later(time.Second))), newEvent("4", ordered("l"), of("web", endpoint)),
+				newEvent("5", ordered("l"), of("web", endpoint)))
+			leases, err := f.store.ClaimDeliveries(f.ctx, relay.Claim{
+				Owner: "n1", App: "web", Endpoint: endpoint, Limit: 5, Now: start(), Until: later(time.Minute),
+			})
+			f.must(err)
+			wantEqual(f, "claimed", ids(leases), []relay.DeliveryID{"dlv_4"})
+			got, err := f.store.Backlogs(f.ctx)
+			f.must(err)
+			slices.SortFunc(got, func(a, b relay.Backlog) int {
+				return cmp.Or(cmp.Compare(a.App, b.App), cmp.Compare(a.Destination, b.Destination))
+			})
+			wantEqual(f, "backlogs", got, []relay.Backlog{
+				{App: app, Endpoint: endpoint, Waiting: 2, NextAt: later(time.Hour)},
+				{App: app, Endpoint: endpoint, Destination: "audit", Waiting: 1, NextAt: later(time.Second)},
+				{App: "web", Endpoint: endpoint, Waiting: 2},
+			})
+		}},
 		{"a backlog counts what is ready and leased and names the earliest time", func(f *fixture) {
 			f.create(newEvent("1", due(later(3*time.Second))), newEvent("2", due(later(2*time.Second))), newEvent("3"),
 				newEvent("4", state(relay.DeliveryDone)), newEvent("5", of(app, "done"), state(relay.DeliveryDead)),
@@ -208,9 +256,9 @@ func orderTests() []test {
 				newEvent("d"), newEvent("e", ordered("l")), newEvent("f"))
 			f.wantClaim(start(), "dlv_a", "dlv_c", "dlv_d", "dlv_f")
 		}},
-		{"the same key at another app or endpoint does not wait", func(f *fixture) {
+		{"the same key at another app, endpoint or destination does not wait", func(f *fixture) {
 			f.create(newEvent("a", ordered("k"), of("web", endpoint)), newEvent("b", ordered("k"), of(app, "other")),
-				newEvent("c", ordered("k")))
+				newEvent("d", ordered("k"), to("audit")), newEvent("c", ordered("k")))
 			f.wantClaim(start(), "dlv_c")
 		}},
 		{"keys are compared byte for byte", func(f *fixture) {

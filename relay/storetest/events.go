@@ -33,7 +33,7 @@ func fullEvent() relay.Event {
 		},
 		Body: []byte(rawBytes() + rawBytes()), RemoteIP: "2001:db8::1",
 		Type: "charge.\xe9\x00", SentAt: later(-time.Second), DedupeKey: "key \x00\xff", Verified: true,
-		ExpiresAt: later(30 * 24 * time.Hour),
+		BodyExpiresAt: later(7 * 24 * time.Hour), ExpiresAt: later(30 * 24 * time.Hour),
 	}
 }
 
@@ -143,6 +143,8 @@ func roundTripTests() []test {
 					State: relay.DeliveryLeased, Attempt: 3, NextAt: later(time.Second), LeaseOwner: "n7",
 					LeaseUntil: later(time.Minute), LeaseGen: 9, LastStatus: 500, LastError: "caf\u00e9"},
 				{ID: "dlv_a", Event: "evt_a", App: "web", Endpoint: "other", State: relay.DeliveryCancelled},
+				{ID: "dlv_m", Event: "evt_a", App: app, Endpoint: endpoint, Destination: "audit", Trigger: relay.TriggerReplay,
+					Replay: "rpl_gone", State: relay.DeliveryDone},
 			}
 			f.create(e)
 			got, err := f.store.Deliveries(f.ctx, "evt_a")
@@ -170,8 +172,9 @@ func listTests() []test {
 			got, err := f.store.Events(f.ctx, relay.EventFilter{})
 			f.must(err)
 			wantEqual(f, "events", eventIDs(got), []relay.EventID{"evt_a", "evt_full", "evt_z"})
-			full.Body = nil
-			wantEqual(f, "listed event", got[1], full)
+			full.BodySize, full.Body = int64(len(full.Body)), nil
+			wantEqual(f, "listed event", got[1], relay.Listed{Event: full})
+			wantEqual(f, "listed deliveries", got[2].Deliveries, newEvent("z").Deliveries)
 		}},
 		{"a filter selects by app and by endpoint", func(f *fixture) {
 			f.create(newEvent("1", of("shop", "stripe")), newEvent("2", of("shop", "github")),

@@ -32,9 +32,15 @@ func Run(t *testing.T, open func(t *testing.T) relay.Store) {
 		"events":     eventTests(),
 		"duplicates": duplicateTests(),
 		"claims":     claimTests(),
+		"backlogs":   backlogTests(),
 		"order":      orderTests(),
 		"leases":     leaseTests(),
 		"attempts":   attemptTests(),
+		"accepting":  acceptTests(),
+		"requeues":   requeueByHandTests(),
+		"search":     searchTests(),
+		"retention":  retentionTests(),
+		"replays":    replayTests(),
 		"failures":   failureTests(),
 	}
 	for name, tests := range groups {
@@ -111,6 +117,10 @@ func state(s relay.DeliveryState) func(*relay.NewEvent) {
 	return func(n *relay.NewEvent) { n.Deliveries[0].State = s }
 }
 
+func to(destination string) func(*relay.NewEvent) {
+	return func(n *relay.NewEvent) { n.Deliveries[0].Destination = destination }
+}
+
 func of(a relay.AppID, endpoint string) func(*relay.NewEvent) {
 	return func(n *relay.NewEvent) {
 		n.Event.App, n.Event.Endpoint = a, endpoint
@@ -149,7 +159,8 @@ func (f *fixture) create(events ...relay.NewEvent) {
 	f.Helper()
 	for _, e := range events {
 		r := f.createOne(e)
-		if r != (relay.Receipt{ID: e.Event.ID}) {
+		leased := slices.ContainsFunc(e.Deliveries, func(d relay.Delivery) bool { return d.State == relay.DeliveryLeased })
+		if r != (relay.Receipt{ID: e.Event.ID, Leased: leased}) {
 			f.Fatalf("receipt of a new event: %+v", r)
 		}
 	}
@@ -224,8 +235,10 @@ func wantEqual[T any](f *fixture, what string, got, want T) {
 }
 
 // wantEvent compares two events with their bodies, without printing long ones.
+// The store fills in BodySize.
 func (f *fixture) wantEvent(got, want relay.Event) {
 	f.Helper()
+	want.BodySize = int64(len(want.Body))
 	if !bytes.Equal(got.Body, want.Body) {
 		f.Fatalf("body of %s: got %d bytes, want %d bytes, or they differ", want.ID, len(got.Body), len(want.Body))
 	}
@@ -241,10 +254,10 @@ func ids(leases []relay.Lease) []relay.DeliveryID {
 	return all
 }
 
-func eventIDs(events []relay.Event) []relay.EventID {
+func eventIDs(events []relay.Listed) []relay.EventID {
 	var all []relay.EventID
 	for _, e := range events {
-		all = append(all, e.ID)
+		all = append(all, e.Event.ID)
 	}
 	return all
 }
@@ -303,5 +316,18 @@ func everyMethod(f *fixture) map[string]func() error {
 		"Events":         func() error { return second(s.Events(ctx, relay.EventFilter{})) },
 		"Deliveries":     func() error { return second(s.Deliveries(ctx, "evt_a")) },
 		"Attempts":       func() error { return second(s.Attempts(ctx, "dlv_a")) },
+
+		"RequeueDelivery": func() error { return second(s.RequeueDelivery(ctx, "dlv_a", start())) },
+		"CancelDelivery":  func() error { return second(s.CancelDelivery(ctx, "dlv_a")) },
+		"Expire":          func() error { return second(s.Expire(ctx, start(), 10)) },
+		"Usage":           func() error { return second(s.Usage(ctx)) },
+		"CountEvents":     func() error { return second(s.CountEvents(ctx, relay.EventFilter{})) },
+		"Delivery":        func() error { return second(s.Delivery(ctx, "dlv_a")) },
+		"CreateReplay":    func() error { return s.CreateReplay(ctx, relay.Replay{ID: "rpl_a", App: app, CreatedAt: start()}) },
+		"Replay":          func() error { return second(s.Replay(ctx, "rpl_a")) },
+		"Replays":         func() error { return second(s.Replays(ctx, app)) },
+		"StartReplay":     func() error { return second(s.StartReplay(ctx, "rpl_a")) },
+		"StepReplay":      func() error { return second(s.StepReplay(ctx, "rpl_a", 10, start())) },
+		"CancelReplay":    func() error { return second(s.CancelReplay(ctx, "rpl_a")) },
 	}
 }
