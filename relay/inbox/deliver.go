@@ -30,10 +30,11 @@ const maxAttempt = 10
 // errSilent is the cause of a context that ended because the app was silent.
 var errSilent = errors.New("the app was silent for too long")
 
-// try hands l's event to the app once, and says how it went. It returns soon
-// after ctx ends; the attempt is then to be forgotten rather than recorded.
-func (b *Inbox) try(ctx context.Context, ep relay.Endpoint, l relay.Lease) relay.Attempt {
-	a := relay.Attempt{Delivery: l.Delivery.ID, StartedAt: b.cfg.Now()}
+// try hands f's event to its destination once, and says how it went. It returns
+// soon after ctx ends; the attempt is then to be forgotten rather than recorded.
+// For a sender who waits it also gives the whole answer, unless that is too long.
+func (b *Inbox) try(ctx context.Context, f *flight) (relay.Attempt, *relay.Answer) {
+	a := relay.Attempt{Delivery: f.lease.Delivery.ID, StartedAt: b.cfg.Now()}
 	ctx, stopTotal := context.WithTimeoutCause(ctx, maxAttempt*b.cfg.AttemptTimeout, errSilent)
 	defer stopTotal()
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -41,23 +42,32 @@ func (b *Inbox) try(ctx context.Context, ep relay.Endpoint, l relay.Lease) relay
 	silence := time.AfterFunc(b.cfg.AttemptTimeout, func() { cancel(errSilent) })
 	defer silence.Stop()
 
-	r, err := b.Request(ctx, ep, l)
+	r, err := b.Request(ctx, f.ep, f.lease)
 	if err != nil {
 		// Nothing was sent, yet it counts: it will not be better next time.
 		a.Outcome, a.Error, a.EndedAt = relay.OutcomeRejected, errorText(err), b.cfg.Now()
-		return a
+		return a, nil
 	}
-	answer, err := b.cfg.App.RoundTrip(r)
+	var whole *relay.Answer
+	answer, err := b.transport(f.dest).RoundTrip(r)
 	if err == nil {
 		silence.Reset(b.cfg.AttemptTimeout)
-		body := readWatcher{answer.Body, func() { silence.Reset(b.cfg.AttemptTimeout) }}
-		err = readAnswer(&a, answer, body, b.cfg.Now())
+		answer.Body = readWatcher{answer.Body, func() { silence.Reset(b.cfg.AttemptTimeout) }}
+		whole, err = readAnswer(&a, answer, f.live != nil, b.cfg.Now())
 	}
 	if err != nil {
 		a.Outcome, a.Error = classify(err, context.Cause(ctx)), errorText(err)
 	}
 	a.EndedAt = b.cfg.Now()
-	return a
+	return a, whole
+}
+
+// transport is what reaches d.
+func (b *Inbox) transport(d relay.Destination) http.RoundTripper {
+	if d.URL != "" {
+		return b.cfg.URLs
+	}
+	return b.cfg.App
 }
 
 // classify says what an attempt without a whole answer means for the event.
@@ -69,8 +79,9 @@ func classify(err, cause error) relay.Outcome {
 }
 
 // readAnswer records the answer in a. An answer that is cut short is an error
-// even after a 2xx, because the app may have died in the middle of its work.
-func readAnswer(a *relay.Attempt, answer *http.Response, body io.Reader, now time.Time) error {
+// even after a 2xx, because the app may have died in the middle of its work. With
+// whole it also gives all of an answer that is not too long to be passed on.
+func readAnswer(a *relay.Attempt, answer *http.Response, whole bool, now time.Time) (*relay.Answer, error) {
 	defer answer.Body.Close()
 	a.Status, a.Outcome = answer.StatusCode, relay.OutcomeRejected
 	if answer.StatusCode >= 200 && answer.StatusCode <= 299 {
@@ -79,26 +90,36 @@ func readAnswer(a *relay.Attempt, answer *http.Response, body io.Reader, now tim
 	a.RetryIn = retryAfter(answer.Header.Get("Retry-After"), now)
 	a.Header = boundedFields(answer.Header)
 	if answer.StatusCode == http.StatusSwitchingProtocols {
-		return nil // what follows is not a body and has no end
+		return nil, nil // what follows is not a body and has no end
+	}
+	keep, more := int64(maxAnswerKept), int64(maxAnswerRead-maxAnswerKept)
+	if whole {
+		keep, more = maxAnswerRead, 1
 	}
 	kept := &bytes.Buffer{}
-	if _, err := io.Copy(kept, io.LimitReader(body, maxAnswerKept)); err != nil {
-		return err
+	if _, err := io.Copy(kept, io.LimitReader(answer.Body, keep)); err != nil {
+		return nil, err
 	}
-	a.Body = kept.Bytes()
+	a.Body = kept.Bytes()[:min(kept.Len(), maxAnswerKept)]
 	// A longer answer is cut off by the Close above; its status stands.
-	_, err := io.Copy(io.Discard, io.LimitReader(body, maxAnswerRead-maxAnswerKept))
-	return err
+	n, err := io.Copy(io.Discard, io.LimitReader(answer.Body, more))
+	if err != nil || n > 0 || !whole {
+		return nil, err
+	}
+	h := answer.Header.Clone()
+	relay.RemoveHopByHop(h)
+	h.Del("Content-Length") // of the body as it came; the sender's may come otherwise
+	return &relay.Answer{Status: answer.StatusCode, Header: fieldsOf(h), Body: kept.Bytes()}, nil
 }
 
 // readWatcher calls seen after every read that brought something.
 type readWatcher struct {
-	io.Reader
+	io.ReadCloser
 	seen func()
 }
 
 func (w readWatcher) Read(p []byte) (int, error) {
-	n, err := w.Reader.Read(p)
+	n, err := w.ReadCloser.Read(p)
 	if n > 0 {
 		w.seen()
 	}

@@ -31,6 +31,8 @@ type fixture struct {
 	connected bool
 	app       func(*http.Request) (*http.Response, error)
 	calls     []call
+	elsewhere func(*http.Request) (*http.Response, error) // the destinations that are URLs
+	copies    []call                                      // what reached them
 
 	stop   context.CancelFunc
 	result chan error
@@ -50,14 +52,14 @@ const testApp, testEndpoint = relay.AppID("shop"), "stripe"
 func newFixture(t *testing.T, change ...func(*Config)) *fixture {
 	f := &fixture{
 		t: t, store: newMemStore(), log: &syncBuffer{}, start: time.Now(),
-		known: true, connected: true, app: answer(200),
+		known: true, connected: true, app: answer(200), elsewhere: answer(200),
 		ep: relay.Endpoint{
 			App: testApp, Name: testEndpoint, Provider: "stripe", Mode: relay.ModeStore,
 			Path: "/webhooks/stripe", MaxInFlight: 8, Retry: relay.DefaultRetry,
 		},
 	}
 	cfg := Config{
-		Store: f.store, Node: "node-1", App: f,
+		Store: f.store, Node: "node-1", App: f, URLs: urls{f},
 		Verify:   verifyByHeader,
 		Endpoint: f.endpoint,
 		Connected: func(app relay.AppID) bool {
@@ -76,7 +78,7 @@ func newFixture(t *testing.T, change ...func(*Config)) *fixture {
 }
 
 // verifyByHeader stands in for a provider: the header Signature must be "good".
-func verifyByHeader(_ relay.Endpoint, in relay.Incoming) relay.Verdict {
+func verifyByHeader(_ context.Context, _ relay.Endpoint, in relay.Incoming) relay.Verdict {
 	if got := in.Header.Get("Signature"); got != "good" {
 		return relay.Verdict{Reason: "the header Signature is not good"}
 	}
@@ -107,6 +109,28 @@ func (f *fixture) RoundTrip(r *http.Request) (*http.Response, error) {
 	app := f.app
 	f.mu.Unlock()
 	return app(r)
+}
+
+// urls is everything that is not the app.
+type urls struct{ f *fixture }
+
+func (u urls) RoundTrip(r *http.Request) (*http.Response, error) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	f := u.f
+	f.mu.Lock()
+	f.copies = append(f.copies, call{time.Since(f.start), r, string(body)})
+	answer := f.elsewhere
+	f.mu.Unlock()
+	return answer(r)
+}
+
+func (f *fixture) copyList() []call {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return append([]call(nil), f.copies...)
 }
 
 func (f *fixture) callList() []call {
@@ -169,7 +193,7 @@ func (f *fixture) receive(bodies ...string) {
 	f.t.Helper()
 	ep, _ := f.endpoint(testApp, testEndpoint)
 	for _, body := range bodies {
-		if _, err := f.inbox.Receive(f.t.Context(), ep, incoming(body)); err != nil {
+		if _, _, err := f.inbox.Receive(f.t.Context(), ep, incoming(body)); err != nil {
 			f.t.Fatalf("Receive: %v", err)
 		}
 	}
@@ -248,4 +272,51 @@ func (b *syncBuffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.buf.String()
+}
+
+// flight is an attempt for l at the fixture's endpoint.
+func (f *fixture) flight(l relay.Lease) *flight {
+	dest, _ := f.ep.Destination(l.Delivery.Destination)
+	return &flight{lease: l, ep: f.ep, dest: dest}
+}
+
+// send has the inbox receive in, in a goroutine, since the sender may have to wait.
+func (f *fixture) send(ctx context.Context, in relay.Incoming) *sender {
+	s := &sender{start: time.Now()}
+	ep, _ := f.endpoint(testApp, testEndpoint)
+	go func() {
+		receipt, answer, err := f.inbox.Receive(ctx, ep, in)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.receipt, s.answer, s.err, s.took, s.done = receipt, answer, err, time.Since(s.start), true
+	}()
+	f.settle()
+	return s
+}
+
+// sender is a webhook's sender and what it was told.
+type sender struct {
+	mu      sync.Mutex
+	start   time.Time
+	done    bool
+	took    time.Duration
+	receipt relay.Receipt
+	answer  *relay.Answer
+	err     error
+}
+
+// status is what the sender was answered: 0 nothing yet, -1 an error, 202 that it
+// is stored, or the app's own.
+func (s *sender) status() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case !s.done:
+		return 0
+	case s.err != nil:
+		return -1
+	case s.answer == nil:
+		return 202
+	}
+	return s.answer.Status
 }

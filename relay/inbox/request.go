@@ -32,33 +32,81 @@ var dropped = map[string]bool{
 	"x-forwarded-for": true, "x-forwarded-proto": true, "x-forwarded-host": true,
 }
 
-// Request makes the request that hands l's event to the app: the sender's own
-// body and headers, and the headers that say what this is. The caller's
-// RoundTripper finds the app by the URL's host.
+// Request makes the request that hands l's event to its destination: the
+// sender's own body and headers, and the headers that say what this is. Where the
+// destination says so, values are taken out and the rest is signed anew.
+//
+// For the app, Config.App finds it by the URL's host. A URL gets all events as it
+// is written in the manifest: nothing of what the sender asked for is added.
 func (b *Inbox) Request(ctx context.Context, ep relay.Endpoint, l relay.Lease) (*http.Request, error) {
+	dest, known := ep.Destination(l.Delivery.Destination)
+	if !known {
+		return nil, fmt.Errorf("make the request: endpoint %s has no destination %s", ep.Name, l.Delivery.Destination)
+	}
+	if dest.URL != "" {
+		l.Event = ep.Redact.With(dest.Redact).Apply(l.Event)
+	}
 	e := l.Event
 	method := e.Method
 	if method == "" {
 		method = http.MethodPost
 	}
-	r, err := http.NewRequestWithContext(ctx, method, "http://"+string(e.App), bytes.NewReader(e.Body))
+	base := dest.URL
+	if base == "" {
+		base = "http://" + string(e.App)
+	}
+	r, err := http.NewRequestWithContext(ctx, method, base, bytes.NewReader(e.Body))
 	if err != nil {
-		return nil, fmt.Errorf("make the app's request: %w", err)
+		return nil, fmt.Errorf("make the request: %w", err)
 	}
 	// With GetBody, net/http would quietly send the event again when a kept-alive
 	// connection breaks, because it has an Idempotency-Key. The app may have been
 	// at work already: that is an attempt with an unknown outcome, and the
 	// schedule says when the next one is.
 	r.GetBody = nil
-	r.URL = appURL(e.App, ep.Path, e.Target)
 	r.Header = appHeader(e.Header)
-	b.describe(r, l)
+	seen := dest.URL // the URL that the receiver believes in
+	if dest.URL == "" {
+		r.URL = appURL(e.App, ep.Path, e.Target)
+		if public, err := url.Parse(e.PublicURL); err == nil && public.Host != "" {
+			r.Host = public.Host
+			seen = public.Scheme + "://" + public.Host + rawTarget(r.URL)
+		}
+	}
+	if dest.Resign {
+		b.resign(r.Header, ep, l, seen)
+	}
+	b.describe(r.Header, l)
 	return r, nil
 }
 
+// resign replaces the sender's signature in h by one of now. Where that cannot
+// be done the sender's own stays, which is still good for those that check no age.
+func (b *Inbox) resign(h http.Header, ep relay.Endpoint, l relay.Lease, url string) {
+	fields, err := b.cfg.Resign(ep, l.Event, url, b.cfg.Now())
+	if err != nil {
+		id := laneOf(l.Delivery)
+		b.mu.Lock()
+		known := b.unsigned[id]
+		b.unsigned[id] = true
+		b.mu.Unlock()
+		if !known {
+			b.cfg.Logger.Warn("events cannot be signed anew, they go out as they came", "app", id.app,
+				"endpoint", id.endpoint, "destination", id.destination, "error", err)
+		}
+		return
+	}
+	for _, f := range fields {
+		h.Del(f.Name)
+	}
+	for _, f := range fields {
+		h.Add(f.Name, f.Value)
+	}
+}
+
 // describe sets what the relay says about the event.
-func (b *Inbox) describe(r *http.Request, l relay.Lease) {
-	e, h := l.Event, r.Header
+func (b *Inbox) describe(h http.Header, l relay.Lease) {
+	e := l.Event
 	h.Set(protocol.HeaderEventID, string(e.ID))
 	h.Set(protocol.HeaderDeliveryID, string(l.Delivery.ID))
 	h.Set(protocol.HeaderAttempt, strconv.Itoa(l.Delivery.Attempt+1))
@@ -76,7 +124,6 @@ func (b *Inbox) describe(r *http.Request, l relay.Lease) {
 		h.Set("X-Forwarded-For", e.RemoteIP)
 	}
 	if public, err := url.Parse(e.PublicURL); err == nil && public.Host != "" {
-		r.Host = public.Host
 		h.Set("X-Forwarded-Host", public.Host)
 		h.Set("X-Forwarded-Proto", public.Scheme)
 	}
@@ -161,6 +208,18 @@ func appURL(app relay.AppID, path, target string) *url.URL {
 		u.Opaque = raw
 	}
 	return u
+}
+
+// rawTarget is what appURL's result puts into the request line.
+func rawTarget(u *url.URL) string {
+	target := u.Opaque
+	if target == "" {
+		target = u.EscapedPath()
+	}
+	if u.RawQuery != "" || u.ForceQuery {
+		target += "?" + u.RawQuery
+	}
+	return target
 }
 
 // safeTarget reports whether target can be put behind an endpoint's path and

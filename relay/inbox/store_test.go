@@ -20,9 +20,15 @@ type memStore struct {
 	deliveries []*relay.Delivery // oldest first
 	attempts   []relay.Attempt
 
+	replays []relay.Replay
+	steps   []step
+	old     int         // events whose time is over
+	expired []time.Time // when some of them were deleted
+
 	claims    []relay.Claim
 	extended  int
 	released  int // calls of ReleaseLeases
+	delay     time.Duration
 	down      error
 	downCalls int // how many calls were refused because of down
 }
@@ -38,6 +44,35 @@ func (s *memStore) fail(err error) {
 	s.down = err
 }
 
+// age makes the time of n events be over.
+func (s *memStore) age(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.old = n
+}
+
+// aged is how many of those are left, and when others were deleted.
+func (s *memStore) aged() (left int, deleted []time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.old, slices.Clone(s.expired)
+}
+
+// slow makes every call that writes take so long, all of them at once as with a
+// group commit.
+func (s *memStore) slow(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.delay = d
+}
+
+func (s *memStore) commit() {
+	s.mu.Lock()
+	d := s.delay
+	s.mu.Unlock()
+	time.Sleep(d)
+}
+
 func (s *memStore) refuse(ctx context.Context) error {
 	if s.down != nil {
 		s.downCalls++
@@ -47,6 +82,7 @@ func (s *memStore) refuse(ctx context.Context) error {
 }
 
 func (s *memStore) CreateEvents(ctx context.Context, events []relay.NewEvent) ([]relay.Receipt, error) {
+	s.commit()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.refuse(ctx); err != nil {
@@ -61,11 +97,17 @@ func (s *memStore) CreateEvents(ctx context.Context, events []relay.NewEvent) ([
 		e := n.Event
 		e.Body = bytes.Clone(e.Body)
 		s.events[e.ID] = e
+		r := relay.Receipt{ID: e.ID}
 		for _, d := range n.Deliveries {
+			if d.State == relay.DeliveryLeased {
+				if r.Leased = !s.olderLocked(d); !r.Leased {
+					d.State, d.LeaseOwner, d.LeaseUntil, d.LeaseGen = relay.DeliveryReady, "", time.Time{}, 0
+				}
+			}
 			s.deliveries = append(s.deliveries, &d)
 		}
 		s.attempts = append(s.attempts, n.Attempts...)
-		receipts = append(receipts, relay.Receipt{ID: e.ID})
+		receipts = append(receipts, r)
 	}
 	return receipts, nil
 }
@@ -90,6 +132,7 @@ func (s *memStore) duplicateLocked(e relay.Event) (relay.Receipt, bool) {
 }
 
 func (s *memStore) ClaimDeliveries(ctx context.Context, c relay.Claim) ([]relay.Lease, error) {
+	s.commit()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.claims = append(s.claims, c)
@@ -97,15 +140,20 @@ func (s *memStore) ClaimDeliveries(ctx context.Context, c relay.Claim) ([]relay.
 		return nil, err
 	}
 	var leases []relay.Lease
+	var size int64
 	busy := map[string]bool{} // keys of older unfinished deliveries
 	for _, d := range s.deliveries {
-		if d.App != c.App || d.Endpoint != c.Endpoint || d.State > relay.DeliveryLeased {
+		if d.App != c.App || d.Endpoint != c.Endpoint || d.Destination != c.Destination || d.State > relay.DeliveryLeased {
 			continue
 		}
 		free := d.OrderKey == "" || !busy[d.OrderKey]
 		busy[d.OrderKey] = true
 		if d.State == relay.DeliveryLeased || !free || d.NextAt.After(c.Now) || len(leases) == c.Limit {
 			continue
+		}
+		size += int64(len(s.events[d.Event].Body))
+		if c.MaxBytes > 0 && size > c.MaxBytes && len(leases) > 0 {
+			break
 		}
 		d.State, d.LeaseOwner, d.LeaseUntil = relay.DeliveryLeased, c.Owner, c.Until
 		d.LeaseGen++
@@ -115,6 +163,7 @@ func (s *memStore) ClaimDeliveries(ctx context.Context, c relay.Claim) ([]relay.
 }
 
 func (s *memStore) FinishAttempt(ctx context.Context, f relay.Finish) error {
+	s.commit()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.refuse(ctx); err != nil {
@@ -197,7 +246,7 @@ func (s *memStore) Backlogs(ctx context.Context) ([]relay.Backlog, error) {
 		i := slices.IndexFunc(all, func(b relay.Backlog) bool { return b.App == d.App && b.Endpoint == d.Endpoint })
 		if i < 0 {
 			i = len(all)
-			all = append(all, relay.Backlog{App: d.App, Endpoint: d.Endpoint})
+			all = append(all, relay.Backlog{App: d.App, Endpoint: d.Endpoint, Destination: d.Destination})
 		}
 		all[i].Waiting++
 		if d.State == relay.DeliveryReady && (all[i].NextAt.IsZero() || d.NextAt.Before(all[i].NextAt)) {
@@ -205,6 +254,83 @@ func (s *memStore) Backlogs(ctx context.Context) ([]relay.Backlog, error) {
 		}
 	}
 	return all, nil
+}
+
+// olderLocked reports whether an unfinished delivery has d's place and key.
+func (s *memStore) olderLocked(d relay.Delivery) bool {
+	return d.OrderKey != "" && slices.ContainsFunc(s.deliveries, func(o *relay.Delivery) bool {
+		return o.State <= relay.DeliveryLeased && laneOf(*o) == laneOf(d) && o.OrderKey == d.OrderKey
+	})
+}
+
+func (s *memStore) Expire(ctx context.Context, _ time.Time, limit int) (relay.Expired, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.refuse(ctx); err != nil {
+		return relay.Expired{}, err
+	}
+	n := min(limit, s.old)
+	s.old -= n
+	if n > 0 {
+		s.expired = append(s.expired, time.Now())
+	}
+	return relay.Expired{Events: n}, nil
+}
+
+func (s *memStore) Usage(ctx context.Context) ([]relay.Usage, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.refuse(ctx); err != nil {
+		return nil, err
+	}
+	u := relay.Usage{App: testApp}
+	for _, e := range s.events {
+		u.Events++
+		u.Bytes += int64(len(e.Body))
+	}
+	for _, d := range s.deliveries {
+		if d.State <= relay.DeliveryLeased {
+			u.Waiting++
+		}
+	}
+	return []relay.Usage{u}, nil
+}
+
+func (s *memStore) RequeueDelivery(ctx context.Context, id relay.DeliveryID, now time.Time) (relay.Delivery, error) {
+	return s.change(ctx, id, func(d *relay.Delivery) bool {
+		dead := d.State == relay.DeliveryDead || d.State == relay.DeliveryCancelled
+		if dead {
+			d.State, d.Attempt, d.NextAt = relay.DeliveryReady, 0, now
+		}
+		return dead
+	})
+}
+
+func (s *memStore) CancelDelivery(ctx context.Context, id relay.DeliveryID) (relay.Delivery, error) {
+	return s.change(ctx, id, func(d *relay.Delivery) bool {
+		ready := d.State == relay.DeliveryReady
+		if ready {
+			d.State = relay.DeliveryCancelled
+		}
+		return ready
+	})
+}
+
+func (s *memStore) change(ctx context.Context, id relay.DeliveryID, what func(*relay.Delivery) bool) (relay.Delivery, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.refuse(ctx); err != nil {
+		return relay.Delivery{}, err
+	}
+	for _, d := range s.deliveries {
+		if d.ID == id {
+			if !what(d) {
+				return relay.Delivery{}, relay.Errorf(relay.Conflict, "it is %v", d.State)
+			}
+			return *d, nil
+		}
+	}
+	return relay.Delivery{}, relay.Errorf(relay.NotFound, "there is no delivery %s", id)
 }
 
 // one is the only delivery there is.

@@ -534,7 +534,7 @@ func TestAStoreThatIsDownIsNotAskedInALoop(t *testing.T) {
 		f.run()
 		defer f.halt()
 		f.pass(time.Minute)
-		if n := f.store.downCalls; n > 100 {
+		if n := f.store.downCalls; n > 120 {
 			t.Errorf("%d calls in a minute", n)
 		}
 		f.store.fail(nil)
