@@ -43,11 +43,12 @@ type Directory interface {
 
 // Inbox takes webhooks; see relay/inbox for what the methods promise.
 type Inbox interface {
-	Receive(context.Context, relay.Endpoint, relay.Incoming) (relay.Receipt, error)
-	Check(relay.Endpoint, relay.Incoming) (relay.Verdict, error)
+	Receive(context.Context, relay.Endpoint, relay.Incoming) (relay.Receipt, *relay.Answer, error)
+	Check(context.Context, relay.Endpoint, relay.Incoming) (relay.Verdict, error)
 	Draft(relay.Endpoint, relay.Incoming, relay.Verdict) relay.Lease
 	Request(context.Context, relay.Endpoint, relay.Lease) (*http.Request, error)
 	RecordSync(context.Context, relay.Lease, relay.Attempt) (relay.Receipt, error)
+	Withheld(ep relay.Endpoint, status int) bool
 }
 
 // Config is what a Server needs. Directory, Inbox, Apps, Own and PublicURL are
@@ -57,6 +58,8 @@ type Config struct {
 	Inbox     Inbox
 	Apps      http.RoundTripper // the app's id is the host of the URL
 	Own       http.Handler      // our own paths besides the webhooks
+	// Facts are those of a webhook provider; default knows none.
+	Facts func(provider string) relay.ProviderFacts
 
 	PublicURL      *url.URL
 	AppsDomain     string         // apps are at <app>.<AppsDomain>
@@ -78,6 +81,9 @@ type Server struct {
 // New makes a Server.
 func New(cfg Config) *Server {
 	cfg.Idle = cmp.Or(cfg.Idle, 5*time.Minute)
+	if cfg.Facts == nil {
+		cfg.Facts = func(string) relay.ProviderFacts { return relay.ProviderFacts{} }
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -100,7 +106,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		// elsewhere, so there is none on this connection (RFC 9112, section 6.1).
 		w.Header().Set("Connection", "close")
 	}
-	c := s.sanitize(r)
+	app, owner := s.route(r.Host)
+	c := s.sanitize(r, owner == ownHost && strings.HasPrefix(r.URL.Path, "/api/"))
 	r = r.WithContext(context.WithValue(r.Context(), callKey{}, c))
 	if r.Method == http.MethodConnect {
 		// A proxy's business (RFC 9110, section 9.3.6); what follows is no HTTP.
@@ -108,7 +115,6 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		relay.WriteError(w, c.id, relay.Errorf(relay.BadMethod, "CONNECT is not taken here"))
 		return
 	}
-	app, owner := s.route(r.Host)
 	switch owner {
 	case ownHost:
 		s.own.ServeHTTP(w, r)
@@ -156,13 +162,17 @@ func ConnContext(ctx context.Context, conn net.Conn) context.Context {
 }
 
 // sanitize strips what only we may say and finds out who the client is.
-func (s *Server) sanitize(r *http.Request) *call {
+func (s *Server) sanitize(r *http.Request, api bool) *call {
 	now := time.Now()
 	c := &call{id: relay.NewRequestID(now), received: now, proto: "http"}
 	if r.TLS != nil {
 		c.proto = "https"
 	}
+	secret := r.Header[protocol.HeaderResignSecret]
 	stripOwn(r.Header)
+	if api && secret != nil {
+		r.Header[protocol.HeaderResignSecret] = secret
+	}
 	peer, _ := netip.ParseAddrPort(r.RemoteAddr)
 	c.remote = peer.Addr().Unmap()
 	c.forwarded = c.remote.String()

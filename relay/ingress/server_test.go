@@ -35,7 +35,7 @@ type front struct {
 
 func newFront(t *testing.T, change func(*Config, *relay.Manifest)) *front {
 	t.Helper()
-	f := &front{t: t, inbox: &inbox{}, answer: func(*http.Request) (*http.Response, error) { return response(200, "from the app"), nil }}
+	f := &front{t: t, inbox: &inbox{receipt: relay.Receipt{ID: "evt_1"}, verdict: relay.Verdict{OK: true}}, answer: func(*http.Request) (*http.Response, error) { return response(200, "from the app"), nil }}
 	f.manifest = &relay.Manifest{Apps: map[relay.AppID]relay.App{
 		"shop": {ID: "shop", Ingress: relay.Ingress{Hosts: []string{"shop.example.com"}}, Endpoints: map[string]relay.Endpoint{
 			"stripe": {App: "shop", Name: "stripe", Mode: relay.ModeStore, MaxBody: 1000},
@@ -100,19 +100,24 @@ func (d directory) App(id relay.AppID) (relay.App, bool) {
 type inbox struct {
 	err      error // of Receive and Check
 	receipt  relay.Receipt
+	answer   *relay.Answer // of Receive
+	verdict  relay.Verdict // of Check
+	withheld int           // the status that is not for the sender
 	received []relay.Incoming
 	recorded []relay.Attempt
 }
 
-func (b *inbox) Receive(_ context.Context, _ relay.Endpoint, in relay.Incoming) (relay.Receipt, error) {
+func (b *inbox) Receive(_ context.Context, _ relay.Endpoint, in relay.Incoming) (relay.Receipt, *relay.Answer, error) {
 	b.received = append(b.received, in)
-	return b.receipt, b.err
+	return b.receipt, b.answer, b.err
 }
 
-func (b *inbox) Check(_ relay.Endpoint, in relay.Incoming) (relay.Verdict, error) {
+func (b *inbox) Check(_ context.Context, _ relay.Endpoint, in relay.Incoming) (relay.Verdict, error) {
 	b.received = append(b.received, in)
-	return relay.Verdict{OK: true}, b.err
+	return b.verdict, b.err
 }
+
+func (b *inbox) Withheld(_ relay.Endpoint, status int) bool { return status == b.withheld }
 
 func (b *inbox) Draft(ep relay.Endpoint, in relay.Incoming, _ relay.Verdict) relay.Lease {
 	return relay.Lease{Event: relay.Event{ID: "evt_sync", App: ep.App, Method: in.Method, Body: in.Body}}

@@ -1,6 +1,7 @@
 package ingress
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -28,32 +29,73 @@ func (s *Server) serveWebhook(w http.ResponseWriter, r *http.Request) {
 		relay.WriteError(w, c.id, relay.Errorf(relay.NotFound, "there is no webhook endpoint at %s", r.URL.Path))
 		return
 	}
-	if ep.Mode != relay.ModeSync && (r.Method == http.MethodGet || r.Method == http.MethodHead || r.Method == http.MethodOptions) {
-		w.Header().Set("Allow", http.MethodPost)
-		relay.WriteError(w, c.id, relay.Errorf(relay.BadMethod, "webhooks are sent with POST"))
-		return
-	}
 	body, err := s.readBody(w, r, ep.MaxBody)
 	if err != nil {
 		s.refuse(w, c, ep, err)
 		return
 	}
 	in := s.incoming(r, c, body)
-	if ep.Mode == relay.ModeSync {
+	switch {
+	case ep.Mode == relay.ModeSync:
 		s.passToApp(w, r, c, ep, in)
-		return
+	case r.Method == http.MethodGet || r.Method == http.MethodHead || r.Method == http.MethodOptions:
+		s.shakeHands(w, r, c, ep, in)
+	default:
+		s.receive(w, r, c, ep, in)
 	}
-	receipt, err := s.cfg.Inbox.Receive(r.Context(), ep, in)
+}
+
+// receive has the inbox take a webhook, and maybe try it on the app at once.
+func (s *Server) receive(w http.ResponseWriter, r *http.Request, c *call, ep relay.Endpoint, in relay.Incoming) {
+	receipt, answer, err := s.cfg.Inbox.Receive(r.Context(), ep, in)
 	if err != nil {
 		s.refuse(w, c, ep, err)
 		return
 	}
-	s.log.Info("webhook stored", "request_id", c.id, "app", ep.App, "endpoint", ep.Name, "event", receipt.ID, "duplicate", receipt.Duplicate)
-	accepted(w, receipt)
+	if receipt.ID == "" {
+		s.answerHandshake(w, c, ep, answer)
+		return
+	}
+	s.log.Info("webhook stored", "request_id", c.id, "app", ep.App, "endpoint", ep.Name,
+		"event", receipt.ID, "duplicate", receipt.Duplicate, "answered", answer != nil)
+	if answer == nil {
+		accepted(w, receipt, cmp.Or(s.cfg.Facts(ep.Provider).Accepted, http.StatusAccepted))
+		return
+	}
+	w.Header().Set(protocol.HeaderEventID, string(receipt.ID))
+	writeAnswer(w, answer)
+}
+
+// shakeHands answers a request that cannot be an event: some senders prove with
+// GET that the address is theirs to use.
+func (s *Server) shakeHands(w http.ResponseWriter, r *http.Request, c *call, ep relay.Endpoint, in relay.Incoming) {
+	verdict, err := s.cfg.Inbox.Check(r.Context(), ep, in)
+	if err == nil && verdict.Answer != nil {
+		s.answerHandshake(w, c, ep, verdict.Answer)
+		return
+	}
+	w.Header().Set("Allow", http.MethodPost)
+	s.refuse(w, c, ep, relay.Errorf(relay.BadMethod, "%s", cmp.Or(verdict.Reason, "webhooks are sent with POST")))
+}
+
+// answerHandshake gives the sender what its provider's rules made of a handshake.
+func (s *Server) answerHandshake(w http.ResponseWriter, c *call, ep relay.Endpoint, a *relay.Answer) {
+	s.log.Info("handshake answered", "request_id", c.id, "app", ep.App, "endpoint", ep.Name,
+		"provider", ep.Provider, "status", a.Status)
+	writeAnswer(w, a)
+}
+
+func writeAnswer(w http.ResponseWriter, a *relay.Answer) {
+	h := w.Header()
+	for _, f := range a.Header {
+		h.Add(f.Name, f.Value)
+	}
+	w.WriteHeader(a.Status)
+	w.Write(a.Body)
 }
 
 // accepted is the answer for a webhook that is on disk.
-func accepted(w http.ResponseWriter, receipt relay.Receipt) {
+func accepted(w http.ResponseWriter, receipt relay.Receipt, status int) {
 	body, _ := json.Marshal(struct {
 		ID        relay.EventID `json:"id"`
 		Duplicate bool          `json:"duplicate,omitempty"`
@@ -61,8 +103,10 @@ func accepted(w http.ResponseWriter, receipt relay.Receipt) {
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set(protocol.HeaderEventID, string(receipt.ID))
-	w.WriteHeader(http.StatusAccepted)
-	w.Write(append(body, '\n'))
+	w.WriteHeader(status)
+	if status != http.StatusNoContent {
+		w.Write(append(body, '\n'))
+	}
 }
 
 func (s *Server) refuse(w http.ResponseWriter, c *call, ep relay.Endpoint, err error) {
@@ -70,12 +114,24 @@ func (s *Server) refuse(w http.ResponseWriter, c *call, ep relay.Endpoint, err e
 	relay.WriteError(w, c.id, err)
 }
 
+// trustedLength is the largest Content-Length for which a buffer is made before
+// the bytes are there.
+const trustedLength = 64 << 10
+
 // readBody reads a webhook's body whole, within its limits of size and time.
 func (s *Server) readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
 	control := http.NewResponseController(w)
 	control.SetReadDeadline(time.Now().Add(webhookBodyTime))
 	defer control.SetReadDeadline(time.Time{})
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	limited := http.MaxBytesReader(w, r.Body, limit)
+	var body []byte
+	var err error
+	if n := r.ContentLength; n >= 0 && n <= min(limit, trustedLength) {
+		body = make([]byte, n)
+		_, err = io.ReadFull(limited, body)
+	} else {
+		body, err = io.ReadAll(limited)
+	}
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
@@ -121,9 +177,13 @@ func restOf(target string) string {
 // passToApp is sync mode: the sender waits for the app's own answer. What
 // happened is recorded, but the sender, not we, tries again.
 func (s *Server) passToApp(w http.ResponseWriter, r *http.Request, c *call, ep relay.Endpoint, in relay.Incoming) {
-	verdict, err := s.cfg.Inbox.Check(ep, in)
+	verdict, err := s.cfg.Inbox.Check(r.Context(), ep, in)
 	if err != nil {
 		s.refuse(w, c, ep, err)
+		return
+	}
+	if verdict.Answer != nil {
+		s.answerHandshake(w, c, ep, verdict.Answer)
 		return
 	}
 	draft := s.cfg.Inbox.Draft(ep, in, verdict)
@@ -134,7 +194,7 @@ func (s *Server) passToApp(w http.ResponseWriter, r *http.Request, c *call, ep r
 		var resp *http.Response
 		if resp, err = s.cfg.Apps.RoundTrip(req); err == nil {
 			defer s.record(r, draft, &attempt)
-			s.giveAnswer(w, r, resp, &attempt)
+			s.giveAnswer(w, r, ep, resp, &attempt)
 			return
 		}
 	}
@@ -158,7 +218,7 @@ func (s *Server) record(r *http.Request, draft relay.Lease, a *relay.Attempt) {
 const maxKept = 64 << 10
 
 // giveAnswer passes the app's answer on as it comes and notes it in a.
-func (s *Server) giveAnswer(w http.ResponseWriter, r *http.Request, resp *http.Response, a *relay.Attempt) {
+func (s *Server) giveAnswer(w http.ResponseWriter, r *http.Request, ep relay.Endpoint, resp *http.Response, a *relay.Attempt) {
 	defer abortLoudly(r)
 	defer resp.Body.Close()
 	a.Status, a.Outcome = resp.StatusCode, relay.OutcomeRejected
@@ -170,7 +230,13 @@ func (s *Server) giveAnswer(w http.ResponseWriter, r *http.Request, resp *http.R
 		relay.WriteError(w, callOf(r).id, relay.Errorf(relay.AppReset, "the app answered a webhook with an upgrade"))
 		return
 	}
-	removeHopByHop(resp.Header)
+	if s.cfg.Inbox.Withheld(ep, resp.StatusCode) {
+		a.Error = "the answer was not passed on: it would end the subscription"
+		relay.WriteError(w, callOf(r).id, relay.Errorf(relay.AppRejected,
+			"the app answered %d, which %s takes for the end of the subscription; allow_unsubscribe passes it on", resp.StatusCode, ep.Provider))
+		return
+	}
+	relay.RemoveHopByHop(resp.Header)
 	for name, values := range resp.Header {
 		w.Header()[name] = values
 		for _, v := range values {
@@ -185,20 +251,6 @@ func (s *Server) giveAnswer(w http.ResponseWriter, r *http.Request, resp *http.R
 	if err != nil {
 		a.Outcome, a.Error = relay.OutcomeUnknown, err.Error()
 		panic(http.ErrAbortHandler)
-	}
-}
-
-// removeHopByHop drops what concerned only the connection to the app (RFC 9110,
-// section 7.6.1).
-func removeHopByHop(h http.Header) {
-	for _, names := range h["Connection"] {
-		for name := range strings.SplitSeq(names, ",") {
-			h.Del(strings.TrimSpace(name))
-		}
-	}
-	for _, name := range []string{"Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate",
-		"Proxy-Authorization", "Te", "Trailer", "Transfer-Encoding", "Upgrade"} {
-		h.Del(name)
 	}
 }
 

@@ -1,6 +1,7 @@
 package ingress
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"net/http"
@@ -120,7 +121,7 @@ func TestWebhookThatIsNotTakenIsRefused(t *testing.T) {
 			}
 			w := f.do(httptest.NewRequest(test.method, "http://relay.apps.test"+path, test.body))
 			wantRefusal(t, w, test.status, test.code)
-			if test.err == nil && len(f.inbox.received) != 0 {
+			if test.err == nil && test.status != 405 && len(f.inbox.received) != 0 {
 				t.Error("the inbox was given it")
 			}
 			if len(f.seen) != 0 {
@@ -269,5 +270,113 @@ func TestSyncAnswerThatIsAnUpgradeIsRefused(t *testing.T) {
 	wantRefusal(t, f.do(httptest.NewRequest("POST", hook+"live", nil)), 502, relay.AppReset)
 	if len(f.inbox.recorded) != 1 || f.inbox.recorded[0].Outcome != relay.OutcomeRejected {
 		t.Errorf("recorded %+v", f.inbox.recorded)
+	}
+}
+
+func TestWhatTheInboxAnswersIsPassedOn(t *testing.T) {
+	f := newFront(t, nil)
+	f.inbox.receipt = relay.Receipt{ID: "evt_7"}
+	f.inbox.answer = &relay.Answer{Status: 418, Body: []byte("the app's own"),
+		Header: []relay.Field{{Name: "Set-Cookie", Value: "a"}, {Name: "Set-Cookie", Value: "b"}}}
+	w := f.do(httptest.NewRequest("POST", hook+"stripe", strings.NewReader("{}")))
+	if w.Code != 418 || w.Body.String() != "the app's own" || len(w.Header()["Set-Cookie"]) != 2 {
+		t.Errorf("answered %d %q %v", w.Code, w.Body, w.Header())
+	}
+	if got := w.Header().Get(protocol.HeaderEventID); got != "evt_7" {
+		t.Errorf("%s is %q", protocol.HeaderEventID, got)
+	}
+}
+
+func TestHandshakesAreAnsweredAndAreNoEvents(t *testing.T) {
+	hello := &relay.Answer{Status: 200, Body: []byte("hello"), Header: []relay.Field{{Name: "Content-Type", Value: "text/plain"}}}
+	for _, test := range []struct{ method, endpoint string }{
+		{"POST", "stripe"}, {"GET", "stripe"}, {"HEAD", "stripe"}, {"POST", "live"}, {"GET", "live"},
+	} {
+		t.Run(test.method+" "+test.endpoint, func(t *testing.T) {
+			f := newFront(t, nil)
+			f.inbox.receipt, f.inbox.answer = relay.Receipt{}, hello
+			f.inbox.verdict = relay.Verdict{OK: true, Answer: hello}
+			w := f.do(httptest.NewRequest(test.method, hook+test.endpoint, nil))
+			if w.Code != 200 || w.Body.String() != "hello" || w.Header().Get("Content-Type") != "text/plain" {
+				t.Errorf("answered %d %q %v", w.Code, w.Body, w.Header())
+			}
+			if id := w.Header().Get(protocol.HeaderEventID); id != "" || len(f.inbox.recorded) != 0 || len(f.seen) != 0 {
+				t.Errorf("event %q, %d recorded, %d at the app", id, len(f.inbox.recorded), len(f.seen))
+			}
+		})
+	}
+}
+
+func TestRequestThatIsNeitherEventNorHandshakeIsToldWhy(t *testing.T) {
+	f := newFront(t, nil)
+	f.inbox.verdict = relay.Verdict{Reason: "the verify token differs"}
+	f.inbox.err = relay.Errorf(relay.BadSignature, "the verify token differs")
+	w := f.do(httptest.NewRequest("GET", hook+"stripe?hub.mode=subscribe", nil))
+	wantRefusal(t, w, 405, relay.BadMethod)
+	if !strings.Contains(w.Body.String(), "the verify token differs") {
+		t.Errorf("answered %s", w.Body)
+	}
+}
+
+func TestAnswerThatWouldEndTheSubscriptionIsNotPassedOn(t *testing.T) {
+	f := newFront(t, nil)
+	f.inbox.withheld = 410
+	f.answer = func(*http.Request) (*http.Response, error) { return response(410, "gone"), nil }
+	w := f.do(httptest.NewRequest("POST", hook+"live", strings.NewReader("{}")))
+	wantRefusal(t, w, 502, relay.AppRejected)
+	if len(f.inbox.recorded) != 1 || f.inbox.recorded[0].Status != 410 || f.inbox.recorded[0].Outcome != relay.OutcomeRejected {
+		t.Errorf("recorded %+v", f.inbox.recorded)
+	}
+}
+
+func TestOnlyTheAPISeesASecretToSignWith(t *testing.T) {
+	for url, want := range map[string]string{
+		"http://relay.apps.test/api/v1/events/stream": "whsec_mine",
+		"http://relay.apps.test/else":                 "",
+		"http://shop.apps.test/api/v1/events/stream":  "",
+	} {
+		f := newFront(t, nil)
+		got := "nobody was asked"
+		f.server.own = http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = r.Header.Get(protocol.HeaderResignSecret) })
+		f.answer = func(r *http.Request) (*http.Response, error) {
+			got = r.Header.Get(protocol.HeaderResignSecret)
+			return response(200, ""), nil
+		}
+		r := httptest.NewRequest("GET", url, nil)
+		r.Header.Set(protocol.HeaderResignSecret, "whsec_mine")
+		f.do(r)
+		if got != want {
+			t.Errorf("%s: %q came through, want %q", url, got, want)
+		}
+	}
+}
+
+func TestTargetIsWhatTheClientSpelled(t *testing.T) {
+	for uri, want := range map[string]string{
+		"/a|b'?x={":                 "/a|b'?x={",
+		"http://relay/a|b'?x={":     "/a|b'?x={",
+		"http://relay:80/a%7cb//c?": "/a%7cb//c?",
+		"HTTP://relay":              "/",
+		"http://relay?x=http://y/z": "/?x=http://y/z",
+		"/x?u=http://other/path":    "/x?u=http://other/path",
+		"*":                         "*",
+	} {
+		r := httptest.NewRequest("POST", "http://relay/", nil)
+		r.RequestURI = uri
+		if got := target(r); got != want {
+			t.Errorf("target of %q = %q, want %q", uri, got, want)
+		}
+	}
+}
+
+func TestStoredWebhookIsAnsweredAsItsProviderLikes(t *testing.T) {
+	for status, body := range map[int]string{0: `{"id":"evt_1"}` + "\n", 200: `{"id":"evt_1"}` + "\n", 204: ""} {
+		f := newFront(t, func(c *Config, _ *relay.Manifest) {
+			c.Facts = func(string) relay.ProviderFacts { return relay.ProviderFacts{Accepted: status} }
+		})
+		w := f.do(httptest.NewRequest("POST", hook+"stripe", strings.NewReader("{}")))
+		if want := cmp.Or(status, 202); w.Code != want || w.Body.String() != body {
+			t.Errorf("with %d: answered %d %q", status, w.Code, w.Body)
+		}
 	}
 }
