@@ -22,7 +22,7 @@ func withStore(ctx context.Context, f *flags, data string, do func(relay.Store) 
 	if err != nil {
 		return err
 	}
-	store, err := node.OpenStore(ctx, data, log)
+	store, err := node.OpenStore(ctx, data, 0, log)
 	if err != nil {
 		return err
 	}
@@ -184,7 +184,7 @@ func manifestValidate(_ context.Context, args []string) error {
 		return err
 	}
 	m, err := relay.ParseManifest(f.Arg(0), data, relay.ManifestOptions{
-		Providers: provider.Names(), Secretless: provider.Secretless(), SkipSecrets: true,
+		Providers: provider.All(), SkipSecrets: true,
 	})
 	if err != nil {
 		return err

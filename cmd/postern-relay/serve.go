@@ -33,6 +33,8 @@ func serve(ctx context.Context, args []string) error {
 	park := duration("park", "POSTERN_PARK", 8*time.Second, "how long a request waits for an agent to come back")
 	f.env["app-memory"] = "POSTERN_APP_MEMORY"
 	memory := f.Int64("app-memory", 512<<20, "bytes that one app's streams may make the relay buffer; each stream counts 262144")
+	f.env["min-free"] = "POSTERN_MIN_FREE"
+	free := f.Int64("min-free", 256<<20, "bytes that the disk must have left for a webhook to be taken; negative: none")
 	if err := f.parse(args, 0); err != nil {
 		return ignoreHelp(err)
 	}
@@ -54,7 +56,7 @@ func serve(ctx context.Context, args []string) error {
 	n, err := node.New(node.Config{
 		Listen: *listen, PublicURL: *public, AppsDomain: *domain, Data: *data, Manifest: *manifest,
 		AdminListen: *admin, TLS: *tls, TrustedProxies: *proxies,
-		Heartbeat: *beat, Idle: *idle, Grace: *grace,
+		Heartbeat: *beat, Idle: *idle, Grace: *grace, MinFree: *free,
 		Limits:  tunnel.Limits{Memory: *memory, Park: *park},
 		Version: version, Env: os.LookupEnv, Logger: log,
 	})

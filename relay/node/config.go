@@ -31,6 +31,9 @@ type Config struct {
 	Idle      time.Duration // silence allowed on a request; default 5 min
 	Grace     time.Duration // for requests in flight at the end; default 25 s
 	Limits    tunnel.Limits
+	// MinFree is how many bytes the disk must have left for a webhook to be taken;
+	// default 256 MiB, negative: none.
+	MinFree int64
 
 	Version string
 	Env     func(string) (string, bool) // for the manifest's secrets

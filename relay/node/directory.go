@@ -99,3 +99,9 @@ func (d *directory) AppByHost(host string) (relay.App, bool) {
 func (d *directory) Endpoint(app relay.AppID, name string) (relay.Endpoint, bool) {
 	return d.manifest.Load().Endpoint(app, name)
 }
+
+// quota is what an app may keep in the store.
+func (d *directory) quota(id relay.AppID) relay.Quota {
+	app, _ := d.manifest.Load().App(id)
+	return app.Quota
+}

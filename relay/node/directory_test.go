@@ -15,7 +15,7 @@ func openedTwice(t *testing.T) (ours, theirs relay.Store) {
 	t.Helper()
 	data := t.TempDir()
 	open := func() relay.Store {
-		s, err := OpenStore(t.Context(), data, slog.New(slog.DiscardHandler))
+		s, err := OpenStore(t.Context(), data, 0, slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/posternhq/postern/relay"
+	"github.com/posternhq/postern/relay/admin"
 	"github.com/posternhq/postern/relay/auth"
 	"github.com/posternhq/postern/relay/inbox"
 	"github.com/posternhq/postern/relay/ingress"
@@ -40,6 +41,7 @@ type Node struct {
 	registry    *tunnel.Registry
 	tunnels     *tunnel.Server
 	inbox       *inbox.Inbox
+	api         *admin.Server
 	public      *http.Server
 	admin       *http.Server
 }
@@ -149,7 +151,7 @@ func (n *Node) closeStore() {
 func (n *Node) build(ctx context.Context) error {
 	log := n.cfg.Logger
 	var err error
-	if n.store, err = OpenStore(ctx, n.cfg.Data, log); err != nil {
+	if n.store, err = OpenStore(ctx, n.cfg.Data, n.cfg.MinFree, log); err != nil {
 		return err
 	}
 	if n.name, err = nodeName(n.cfg.Data); err != nil {
@@ -170,7 +172,9 @@ func (n *Node) build(ctx context.Context) error {
 	if err := n.loadManifest(); err != nil {
 		return err
 	}
-	n.buildTunnels(auth.NewVerifier(auth.VerifierConfig{Keys: keys, Revocations: n.revocations}))
+	verifier := auth.NewVerifier(auth.VerifierConfig{Keys: keys, Revocations: n.revocations})
+	n.buildTunnels(verifier)
+	n.buildInbox(verifier)
 	n.buildServers()
 	return nil
 }
@@ -181,7 +185,7 @@ func (n *Node) loadManifest() error {
 	}
 	n.watcher = NewManifestWatcher(WatchConfig{
 		Path:    n.cfg.Manifest,
-		Options: relay.ManifestOptions{Env: n.cfg.Env, Providers: provider.Names(), Secretless: provider.Secretless(), AppsDomain: n.cfg.AppsDomain},
+		Options: relay.ManifestOptions{Env: n.cfg.Env, Providers: provider.All(), AppsDomain: n.cfg.AppsDomain},
 		Apply:   n.applyManifest,
 		Logger:  n.cfg.Logger,
 	})
@@ -198,14 +202,6 @@ func (n *Node) applyManifest(m *relay.Manifest) {
 	for _, app := range m.Apps {
 		if app.Ingress.Protocol == "h2c" {
 			n.cfg.Logger.Warn("protocol h2c is served as http1 by this version", "app", app.ID)
-		}
-		for _, ep := range app.Endpoints {
-			if ep.Mode == relay.ModeHybrid {
-				n.cfg.Logger.Warn("mode hybrid is served as store by this version", "app", app.ID, "endpoint", ep.Name)
-			}
-			if ep.Resign {
-				n.cfg.Logger.Warn("resign is not done by this version", "app", app.ID, "endpoint", ep.Name)
-			}
 		}
 	}
 	n.directory.manifest.Store(m)
@@ -227,14 +223,28 @@ func (n *Node) buildTunnels(verifier *auth.Verifier) {
 		Heartbeat: n.cfg.Heartbeat,
 		Logger:    n.cfg.Logger,
 	})
+}
+
+// buildInbox makes what takes, keeps, delivers and shows webhooks.
+func (n *Node) buildInbox(verifier *auth.Verifier) {
 	apps := &tunnel.Transport{Registry: n.registry, Idle: n.cfg.Idle}
+	rules := provider.New(provider.Config{Fetch: newFetcher().fetch})
 	n.inbox = inbox.New(inbox.Config{
-		Store: n.store, Node: n.name, Verify: provider.Verify, Endpoint: n.directory.Endpoint,
-		App: apps, Connected: n.registry.Connected,
+		Store: n.store, Node: n.name, Endpoint: n.directory.Endpoint,
+		Verify: rules.Verify, Explain: rules.Explain, Resign: rules.Resign, Facts: provider.Facts,
+		App: apps, Connected: n.registry.Connected, URLs: newOutward(), Quota: n.directory.quota,
 		DrainTimeout: n.cfg.Grace / 2, Logger: n.cfg.Logger,
 	})
+	n.api = admin.New(admin.Config{
+		Store: n.store, Inbox: n.inbox, Endpoint: n.directory.Endpoint, Resign: rules.Resign,
+		Authorize: func(r *http.Request) (relay.Principal, error) {
+			p, err := verifier.Authorize(r.Context(), r, relay.ScopeDeveloper, relay.ScopeAdmin)
+			return p, withReason(err)
+		},
+		RequestID: ingress.RequestID, Logger: n.cfg.Logger,
+	})
 	n.public = &http.Server{Handler: ingress.New(ingress.Config{
-		Directory: n.directory, Inbox: n.inbox, Apps: apps, Own: ownRoutes(&n.health, n.tunnels),
+		Directory: n.directory, Inbox: n.inbox, Apps: apps, Own: ownRoutes(&n.health, n.tunnels, n.api), Facts: provider.Facts,
 		PublicURL: n.cfg.public, AppsDomain: n.cfg.AppsDomain, TrustedProxies: n.cfg.trusted,
 		Idle: n.cfg.Idle, Logger: n.cfg.Logger,
 	})}
@@ -264,6 +274,7 @@ func (n *Node) buildServers() {
 	n.public.IdleTimeout = keepAliveTime
 	n.public.MaxHeaderBytes = maxHeader
 	n.public.ConnContext = ingress.ConnContext
+	n.public.RegisterOnShutdown(n.api.Close)     // live streams have no end of their own
 	n.public.DisableGeneralOptionsHandler = true // "OPTIONS *" is the app's to answer
 	n.public.ErrorLog = debugLog(n.cfg.Logger)
 	n.admin = &http.Server{Handler: adminRoutes(&n.health), ReadHeaderTimeout: headerTimeout, ErrorLog: debugLog(n.cfg.Logger)}
@@ -304,12 +315,12 @@ func (n *Node) cutRevoked(ctx context.Context) {
 }
 
 // OpenStore opens the database in the data folder, which it makes when there is
-// none. The offline verbs use it beside a running relay.
-func OpenStore(ctx context.Context, data string, log *slog.Logger) (relay.Store, error) {
+// none. The offline verbs use it beside a running relay. minFree is as in Config.
+func OpenStore(ctx context.Context, data string, minFree int64, log *slog.Logger) (relay.Store, error) {
 	if err := os.MkdirAll(data, 0o700); err != nil {
 		return nil, fmt.Errorf("make the data folder: %w", err)
 	}
-	store, err := sqlite.Open(ctx, sqlite.Config{Path: filepath.Join(data, "postern.db"), Logger: log})
+	store, err := sqlite.Open(ctx, sqlite.Config{Path: filepath.Join(data, "postern.db"), MinFree: minFree, Logger: log})
 	if err != nil {
 		return nil, fmt.Errorf("open the store: %w", err)
 	}

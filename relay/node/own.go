@@ -11,6 +11,7 @@ import (
 
 	"github.com/posternhq/postern/protocol"
 	"github.com/posternhq/postern/relay"
+	"github.com/posternhq/postern/relay/admin"
 	"github.com/posternhq/postern/relay/ingress"
 	"github.com/posternhq/postern/web"
 )
@@ -38,12 +39,13 @@ func writeStatus(w http.ResponseWriter, status int, word string) {
 }
 
 // ownRoutes are the relay's paths under its own host, besides the webhooks.
-func ownRoutes(h *health, tunnels http.Handler) http.Handler {
+func ownRoutes(h *health, tunnels, api http.Handler) http.Handler {
 	r := chi.NewRouter()
 	r.Use(middleware.GetHead) // uptime checks ask with HEAD
 	r.Get("/healthz", h.alive)
 	r.Get("/readyz", h.readiness)
 	r.Handle(protocol.TunnelPath, tunnels)
+	r.Handle(admin.Prefix+"/*", api)
 	r.Get("/", web.Index)
 	r.NotFound(func(w http.ResponseWriter, r *http.Request) {
 		relay.WriteError(w, ingress.RequestID(r), relay.Errorf(relay.NotFound, "the relay has nothing at %s", r.URL.Path))

@@ -373,7 +373,7 @@ func TestARotatedSecretFileIsTakenUp(t *testing.T) {
 	writeKey("first\n")
 	synctest.Test(t, func(t *testing.T) {
 		w := &watched{t: t, path: filepath.Join(dir, "postern.yaml")}
-		w.write("version: 1\napps:\n  shop: {endpoints: {e: {provider: hmac, secrets: [{file: " + key + "}]}}}\n")
+		w.write("version: 1\napps:\n  shop: {endpoints: {e: {provider: github, secrets: [{file: " + key + "}]}}}\n")
 		w.watcher = w.build()
 		if _, err := w.watcher.Load(); err != nil {
 			t.Fatal(err)
@@ -422,7 +422,7 @@ func TestSectionsWithoutEffectAreWarnedAboutOnce(t *testing.T) {
 }
 
 func TestNoSecretIsLogged(t *testing.T) {
-	const manifest = "version: 1\napps:\n  shop: {endpoints: {e: {provider: hmac, secrets: [{env: A}]}}}\n"
+	const manifest = "version: 1\napps:\n  shop: {endpoints: {e: {provider: github, secrets: [{env: A}]}}}\n"
 	watch(t, manifest, func(w *watched) {
 		for _, next := range []string{
 			manifest + "  blog:\n",
