@@ -23,15 +23,30 @@ type flags struct {
 	env  map[string]string // flag → variable
 	help func()            // prints what the flags are
 
-	logFormat, logLevel, relay, instance *string
-	tunnels                              *int
-	grace                                *time.Duration
+	logFormat, logLevel, relay *string
+
+	// Of an agent only.
+	instance *string
+	tunnels  *int
+	grace    *time.Duration
 }
 
 // errHelp says that help was asked for and printed.
 var errHelp = errors.New("help was printed")
 
+// newFlags are those of a verb that is an agent.
 func newFlags(name, about string) *flags {
+	f := newRelayFlags(name, about)
+	f.instance = f.text("instance", "POSTERN_INSTANCE", "", "which copy of the app this is; default from the platform, else the host name")
+	f.env["tunnels"] = "POSTERN_TUNNELS"
+	f.tunnels = f.Int("tunnels", agent.DefaultTunnels, "connections to hold open to the relay")
+	f.env["grace"] = "POSTERN_GRACE"
+	f.grace = f.Duration("grace", 0, "time from SIGTERM to the platform's SIGKILL; default from the platform, else 10s")
+	return f
+}
+
+// newRelayFlags are those of every verb that speaks to a relay.
+func newRelayFlags(name, about string) *flags {
 	f := &flags{FlagSet: flag.NewFlagSet(name, flag.ContinueOnError), env: map[string]string{}}
 	f.help = func() {
 		fmt.Fprintf(f.Output(), "postern %s: %s\n\nThe token comes from POSTERN_TOKEN.\n\n", name, about)
@@ -40,11 +55,6 @@ func newFlags(name, about string) *flags {
 	f.logFormat = f.text("log-format", "POSTERN_LOG_FORMAT", "text", "text or json")
 	f.logLevel = f.text("log-level", "POSTERN_LOG_LEVEL", "info", "debug, info, warn or error")
 	f.relay = f.text("relay", "POSTERN_RELAY", "", "URL of the relay, https://…")
-	f.instance = f.text("instance", "POSTERN_INSTANCE", "", "which copy of the app this is; default from the platform, else the host name")
-	f.env["tunnels"] = "POSTERN_TUNNELS"
-	f.tunnels = f.Int("tunnels", agent.DefaultTunnels, "connections to hold open to the relay")
-	f.env["grace"] = "POSTERN_GRACE"
-	f.grace = f.Duration("grace", 0, "time from SIGTERM to the platform's SIGKILL; default from the platform, else 10s")
 	return f
 }
 
@@ -78,6 +88,11 @@ func (f *flags) parse(args []string) error {
 	} else if err != nil {
 		return usageError{err}
 	}
+	return f.environment()
+}
+
+// environment sets the flags that were not given and have a variable.
+func (f *flags) environment() error {
 	given := map[string]bool{}
 	f.Visit(func(fl *flag.Flag) { given[fl.Name] = true })
 	for name, env := range f.env {

@@ -36,6 +36,7 @@ Usage:
   postern run [flags] -- COMMAND…   wrap the app: web: postern run -- node server.js
   postern agent --to 127.0.0.1:3000 connect an app that runs by itself
   postern http 3000                 reach a local port under the app's public name
+  postern events                    what the app's webhooks are doing: list, show, tail, replay, export
   postern --version
 
 The relay and the token come from POSTERN_RELAY and POSTERN_TOKEN.
@@ -73,7 +74,7 @@ func find(args []string) (int, error) {
 		fmt.Fprint(os.Stderr, usage)
 		return exitUsage, usagef("no command was given")
 	}
-	verbs := map[string]verb{"run": runChild, "agent": runAgent, "http": runHTTP}
+	verbs := map[string]verb{"run": runChild, "agent": runAgent, "http": runHTTP, "events": runEvents}
 	switch name := args[0]; name {
 	case "--help", "-h", "-help", "help":
 		fmt.Print(usage)
