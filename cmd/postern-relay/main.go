@@ -42,6 +42,7 @@ Usage:
   postern-relay keys rotate         sign new tokens with a new key
   postern-relay migrate             bring the database to this version
   postern-relay manifest validate FILE
+  postern-relay selftest --kill     kill a relay of its own under load: is anything lost?
   postern-relay --version
 
 Every flag of "serve" has an environment variable: postern-relay serve --help
@@ -83,6 +84,7 @@ func find(args []string) (verb, []string) {
 		"keys rotate":       keysRotate,
 		"migrate":           migrate,
 		"manifest validate": manifestValidate,
+		"selftest":          selftestKill,
 	}
 	if len(args) == 0 {
 		return func(context.Context, []string) error {
