@@ -15,13 +15,15 @@ LDFLAGS      = -s -w -X main.version=$(VERSION)
 MODULES := . e2e deploy/examples/go
 
 # What tests call besides Go: ip for network namespaces, a C compiler for the
-# race detector.
-PACKAGES := iproute2 gcc libc6-dev
+# race detector, strace to make a disk fail, curl and bash to run exports.
+PACKAGES := iproute2 gcc libc6-dev strace curl
 
 FUZZTIME ?= 20s
 SOAK     ?= 10
+# How long one run of soak kills the relay, the agent and the app at random.
+CRASH    ?= 2m
 # What soak repeats, as for go test -run: the tests in which something breaks.
-SOAK_RUN ?= Kill|Link|Cable|Outage|Successor|ReachedNoApp|Surviv|Cut
+SOAK_RUN ?= Kill|Link|Cable|Outage|Successor|ReachedNoApp|Surviv|Cut|FullDisk|DiskThatFails|No202|ForgetsTheOrder|BeforeItCommits
 
 ##@ Build and try
 
@@ -115,7 +117,7 @@ unit: ## unit tests, with the race detector where there is a C compiler
 .PHONY: e2e
 e2e: ## end-to-end tests of the real binaries
 	@echo "== end-to-end tests"
-	cd e2e && go test ./...
+	cd e2e && go test -timeout=14m ./...
 
 .PHONY: tour
 tour: # the demo is what newcomers see first, so it must work
@@ -137,7 +139,7 @@ fuzz: ## every fuzz target for FUZZTIME=20s
 
 .PHONY: soak
 soak: ## the end-to-end tests of faults SOAK=10 times; SOAK_RUN=… picks others
-	cd e2e && go test -count=$(SOAK) -timeout=0 -failfast -run '$(SOAK_RUN)' .
+	cd e2e && POSTERN_E2E_CRASH=$(CRASH) go test -count=$(SOAK) -timeout=0 -failfast -run '$(SOAK_RUN)' .
 
 ##@ Besides
 

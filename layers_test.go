@@ -45,6 +45,7 @@ var rows = []row{
 		},
 		testsMay: []string{"protocol/protocoltest", "github.com/hashicorp/yamux"}}, // the peer to understand
 	{pkg: "protocol/protocoltest", may: []string{"protocol"}},
+	{pkg: "protocol/api"},
 
 	{pkg: "relay", may: []string{"protocol"}, outside: []string{"go.yaml.in/yaml/v3"}},
 	{pkg: "relay/*", may: []string{"protocol", "relay"}, testsMay: []string{"protocol/protocoltest"}},
@@ -53,6 +54,8 @@ var rows = []row{
 	{pkg: "relay/tunnel", may: []string{"protocol", "relay"}, outside: []string{"golang.org/x/net/http/httpguts"},
 		testsMay: []string{"protocol/protocoltest"}},
 	{pkg: "relay/storetest", may: []string{"relay"}},
+	{pkg: "relay/admin", may: []string{"protocol", "protocol/api", "relay"}, outside: []string{"github.com/go-chi/chi/v5"}},
+	{pkg: "relay/selftest", may: []string{"protocol", "relay", "agent", "agent/forward"}},
 	{pkg: "relay/sqlite", may: []string{"relay"},
 		outside:  []string{"modernc.org/sqlite", "modernc.org/sqlite/lib"},
 		testsMay: []string{"relay/storetest"}},
@@ -65,7 +68,7 @@ var rows = []row{
 	{pkg: "agent/run", outside: []string{"golang.org/x/sys/unix"}},
 
 	{pkg: "web"},
-	{pkg: "cmd/postern", may: []string{"agent", "agent/*", "protocol"}},
+	{pkg: "cmd/postern", may: []string{"agent", "agent/*", "protocol", "protocol/api"}},
 	{pkg: "cmd/postern-relay", may: []string{"protocol", "relay", "relay/*"}},
 	{pkg: "deploy/demo"}, // it drives the two binaries as anybody would
 	{pkg: "."},           // this test
