@@ -30,14 +30,18 @@ type bench struct {
 //	    → repeat ×Runs → each measure × each target, the first target changing
 //	    → profile
 func (b *bench) run(ctx context.Context) (report, error) {
-	began, facts := time.Now(), thisMachine()
+	began, facts := time.Now(), thisMachine(b.options.dir)
 	ctx, cancel := context.WithTimeout(ctx, b.options.timeout)
 	defer cancel()
-	fleet, err := newFleet(ctx, b.options.root, b.options.bin)
+	if slices.Contains(b.options.Only, groupInbox) && facts.memoryOnly() {
+		return report{}, fmt.Errorf("the files would be on %s, which is no disk: choose another folder with -dir", facts.Disk)
+	}
+	fleet, err := newFleet(ctx, b.options.root, b.options.bin, b.options.dir)
 	if err != nil {
 		return report{}, err
 	}
 	defer fleet.close()
+	fleet.sizes = b.options.Inbox
 	b.fleet, b.results, b.dead = fleet, newResults(), map[string]bool{}
 	up := b.startTargets(ctx)
 	for run := 1; run <= b.options.Runs; run++ {
@@ -58,7 +62,7 @@ func (b *bench) run(ctx context.Context) (report, error) {
 func (b *bench) startTargets(ctx context.Context) []*target {
 	var up []*target
 	for _, name := range allTargets {
-		if !slices.Contains(b.options.Targets, name) {
+		if !slices.Contains(b.options.Targets, name) || !b.needs(name) {
 			continue
 		}
 		t, err := b.fleet.start(ctx, name)
@@ -70,6 +74,13 @@ func (b *bench) startTargets(ctx context.Context) []*target {
 		up = append(up, t)
 	}
 	return up
+}
+
+// needs tells whether some measure that was asked for makes sense for a target.
+func (b *bench) needs(target string) bool {
+	return slices.ContainsFunc(measures(), func(m measure) bool {
+		return slices.Contains(b.options.Only, m.group) && slices.Contains(m.targets, target)
+	})
 }
 
 // repeat does each measure once for each target. All targets stay up, and one
@@ -88,7 +99,9 @@ func (b *bench) repeat(ctx context.Context, run int, up []*target) {
 		}
 	}
 	if !slices.Contains(b.options.Targets, targetPostern) {
-		b.results.leftOut[groupAgents] = "postern is not among the targets"
+		for _, group := range []string{groupAgents, groupInbox} {
+			b.results.leftOut[group] = "postern is not among the targets"
+		}
 	}
 }
 
@@ -113,27 +126,43 @@ func (b *bench) measure(ctx context.Context, run int, m measure, t *target) {
 }
 
 // profile fetches the relay's CPU profile during one more load of small
-// requests, whose numbers do not count.
+// requests, and one of webhooks, whose numbers do not count.
 func (b *bench) profile(ctx context.Context, up []*target) {
 	i := slices.IndexFunc(up, func(t *target) bool { return t.name == targetPostern })
 	if i < 0 || b.dead[targetPostern] || ctx.Err() != nil {
 		return // that it is not up has been said
 	}
-	path := filepath.Join(b.options.cpuProfile, "relay-small-64.pprof")
-	if err := b.profileTo(ctx, up[i], path); err != nil {
+	p := pace{b.options.Warmup, (profileSeconds + 5) * time.Second}
+	b.profileTo(ctx, up[i], up[i].smallLoad(64, p), "relay-small-64.pprof")
+	if !slices.Contains(b.options.Only, groupInbox) {
+		return
+	}
+	relay, err := b.fleet.startFreshHookRelay(ctx)
+	if err != nil {
+		b.results.fail("CPU profile: %v", err)
+		return
+	}
+	defer relay.stop()
+	b.profileTo(ctx, relay.target, webhooks(relay.addr, hookSize, p), "relay-inbox-64.pprof")
+}
+
+const profileSeconds = 5
+
+func (b *bench) profileTo(ctx context.Context, t *target, l load, name string) {
+	path := filepath.Join(b.options.cpuProfile, name)
+	if err := b.takeProfile(ctx, t, l, path); err != nil {
 		b.results.fail("CPU profile: %v", err)
 		return
 	}
 	b.log.Info("profile written", "file", path)
 }
 
-func (b *bench) profileTo(ctx context.Context, t *target, path string) error {
-	const seconds = 5
-	load, err := startLoad(ctx, b.fleet.dir, t.smallLoad(64, pace{b.options.Warmup, (seconds + 5) * time.Second}))
+func (b *bench) takeProfile(ctx context.Context, t *target, l load, path string) error {
+	load, err := startLoad(ctx, b.fleet.dir, l)
 	if err != nil {
 		return err
 	}
-	profile, err := fetch(ctx, fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", t.admin, seconds))
+	profile, err := fetch(ctx, fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", t.admin, profileSeconds))
 	load.stop()
 	if _, loadErr := load.result(ctx); err == nil {
 		err = loadErr

@@ -49,7 +49,7 @@ func TestBenchMeasuresDirectAndTwoHops(t *testing.T) {
 		t.Fatalf("exit code %d\n%s\n%s", code, out, log)
 	}
 	for _, line := range strings.Split(out, "\n") {
-		for _, m := range metrics() {
+		for _, m := range metrics(fullSizes) {
 			if !strings.HasPrefix(line, m.title+"  ") || strings.Contains(m.id, "cpu") || m.group == groupAgents {
 				continue
 			}
@@ -91,6 +91,43 @@ func TestBenchMeasuresTheProductByItsContract(t *testing.T) {
 		if !strings.HasSuffix(line, verdictReached) && !strings.HasSuffix(line, verdictMissed) {
 			t.Errorf("not judged: %s", line)
 		}
+	}
+}
+
+func TestBenchMeasuresTheInboxByItsContract(t *testing.T) {
+	profiles := t.TempDir()
+	code, out, log := runBench(t, "-bin", standIns(t), "-targets", "direct,postern", "-only", "inbox", "-cpuprofile", profiles,
+		"-window", "200ms", "-stored", "500", "-waiting", "300", "-drained", "100", "-runs", "2")
+	if code != 0 || strings.Contains(out, "FAILED") || strings.Contains(out, "direct") {
+		t.Fatalf("exit code %d\n%s\n%s", code, out, log)
+	}
+	if profile, err := os.Stat(filepath.Join(profiles, "relay-inbox-64.pprof")); err != nil || profile.Size() == 0 {
+		t.Errorf("no CPU profile: %v", err)
+	}
+	for _, m := range metrics(inboxSizes{Stored: 500, Waiting: 300}) {
+		if m.group != groupInbox {
+			continue
+		}
+		i := strings.Index(out, m.title)
+		if i < 0 {
+			t.Errorf("no row %q:\n%s", m.title, out)
+			continue
+		}
+		line, _, _ := strings.Cut(out[i:], "\n")
+		if m.bar != nil && !strings.HasSuffix(line, verdictReached) && !strings.HasSuffix(line, verdictMissed) {
+			t.Errorf("not judged: %s", line)
+		}
+	}
+}
+
+func TestBenchRefusesToMeasureADiskThatIsNone(t *testing.T) {
+	const shm = "/dev/shm"
+	if !thisMachine(shm).memoryOnly() {
+		t.Skip("no tmpfs at " + shm)
+	}
+	code, _, log := runBench(t, "-dir", shm, "-only", "inbox", "-bin", standIns(t))
+	if code != 1 || !strings.Contains(log, "is no disk") {
+		t.Errorf("exit code %d\n%s", code, log)
 	}
 }
 

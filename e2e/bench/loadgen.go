@@ -12,9 +12,9 @@ import (
 	"time"
 )
 
-// load describes one closed-loop load: every connection sends a request, reads
-// the whole answer, checks it and sends the next. It travels as JSON to the
-// process that runs it.
+// load describes one load. It is a closed loop, in which every connection sends
+// a request, reads the whole answer, checks it and sends the next; or, with Rate,
+// an open one. It travels as JSON to the process that runs it.
 type load struct {
 	Addr string // where to connect to
 	Host string // the Host header
@@ -26,6 +26,16 @@ type load struct {
 
 	WantBody  string // the exact answer; empty checks only WantBytes
 	WantBytes int64  // the answer's length when WantBody is empty
+
+	// Hook sends signed webhooks, each with an id of its own, and expects 202 and
+	// an event's id; Method, Upload, WantBody and WantBytes do not count then.
+	Hook *hookLoad
+
+	// Rate is how many requests begin in a second, over all connections; 0 makes
+	// it a closed loop. Latencies then count from the moment at which a request
+	// was to begin: a stalled server would otherwise hold back the very requests
+	// that were to show its stall.
+	Rate float64
 
 	Warmup time.Duration // under load, not measured
 	Window time.Duration // measured
@@ -42,6 +52,7 @@ type loadResult struct {
 	// Latencies are those of exchanges begun inside the window, also when they
 	// ended after it, so that slow ones are not cut off.
 	P50, P99, Max time.Duration
+	LateP50       time.Duration // with Rate: from the intended moment to the first byte sent
 
 	Errors     int64 // failed dials and exchanges, over the whole life
 	FirstError string
@@ -67,6 +78,7 @@ type generator struct {
 	load    load
 	request []byte // head, sent as it is
 	block   []byte // upload bodies are made of it
+	pacer   pacer
 	phase   atomic.Int32
 	dialed  sync.WaitGroup
 	moved   sync.Once     // closes moving
@@ -89,13 +101,17 @@ func (l load) run(ctx context.Context, ready func()) loadResult {
 	}
 	g := &generator{load: l, request: l.head(), moving: make(chan struct{}),
 		limit: time.Now().Add(l.Warmup + l.Window + l.Grace)}
+	g.pacer.every = l.interval()
 	if l.Upload > 0 {
 		g.block = bytes.Repeat([]byte("postern."), bulkBuffer/8)
 	}
 	var running sync.WaitGroup
 	ended := make(chan struct{})
 	for range l.Conns {
-		w := &worker{g: g, want: []byte(l.WantBody)}
+		w := &worker{g: g, want: []byte(l.WantBody), request: g.request}
+		if l.Hook != nil {
+			w.hook = newHookMaker(l)
+		}
 		g.workers = append(g.workers, w)
 		g.dialed.Add(1)
 		running.Go(w.run)
@@ -134,7 +150,7 @@ func (l load) head() []byte {
 // result sums up the workers, which must have ended.
 func (g *generator) result(seconds float64) loadResult {
 	sum := loadResult{Seconds: seconds}
-	var latencies histogram
+	var latencies, late histogram
 	for _, w := range g.workers {
 		sum.Ops += w.ops
 		sum.Bytes += w.bytes
@@ -144,7 +160,9 @@ func (g *generator) result(seconds float64) loadResult {
 			sum.FirstError = w.firstError
 		}
 		latencies.merge(&w.latencies)
+		late.merge(&w.late)
 	}
+	sum.LateP50 = late.quantile(0.50)
 	sum.P50, sum.P99, sum.Max = latencies.quantile(0.50), latencies.quantile(0.99), latencies.max
 	return sum
 }
@@ -155,14 +173,18 @@ type worker struct {
 	conn net.Conn
 	in   *responseReader
 
+	request []byte     // head, or with hook all of the request
+	hook    *hookMaker // makes request anew each time; nil unless the load has one
+
 	// The answer being read.
-	want []byte
-	got  int64
-	same bool // all bytes so far are those of want
+	want   []byte
+	got    int64
+	same   bool   // all bytes so far are those of want
+	answer []byte // its beginning, with hook
 
 	ops, bytes, total, errors int64
 	firstError                string
-	latencies                 histogram
+	latencies, late           histogram
 }
 
 func (w *worker) run() {
@@ -186,10 +208,17 @@ func (w *worker) run() {
 	}
 }
 
-// once times and counts one exchange.
+// once times and counts one exchange. What it takes to make the request is not
+// part of the time.
 func (w *worker) once() error {
+	if w.hook != nil {
+		w.request = w.hook.next(time.Now())
+	}
+	begin := w.g.pacer.turn()
 	measured := w.g.phase.Load() == phaseMeasured
-	begin := time.Now()
+	if measured && w.g.load.Rate > 0 {
+		w.late.record(time.Since(begin))
+	}
 	if err := w.exchange(); err != nil {
 		return err
 	}
@@ -215,7 +244,7 @@ func (w *worker) exchange() error {
 	if err != nil {
 		return err
 	}
-	w.got, w.same = 0, true
+	w.got, w.same, w.answer = 0, true, w.answer[:0]
 	if err := w.in.body(head, w); err != nil {
 		return err
 	}
@@ -226,7 +255,7 @@ func (w *worker) exchange() error {
 }
 
 func (w *worker) send() error {
-	if _, err := w.conn.Write(w.g.request); err != nil {
+	if _, err := w.conn.Write(w.request); err != nil {
 		return err
 	}
 	for left := w.g.load.Upload; left > 0; {
@@ -249,11 +278,17 @@ func (w *worker) take(piece []byte) {
 		end := w.got + int64(len(piece))
 		w.same = end <= int64(len(w.want)) && bytes.Equal(piece, w.want[w.got:end])
 	}
+	if w.hook != nil && len(w.answer) < hookAnswerMax {
+		w.answer = append(w.answer, piece...)
+	}
 	w.got += int64(len(piece))
 }
 
 // check tells whether the answer that was read is the one that was asked for.
 func (w *worker) check(head response) error {
+	if w.hook != nil {
+		return checkHookAnswer(head.status, w.answer)
+	}
 	want := w.g.load.WantBytes
 	if len(w.want) > 0 {
 		want = int64(len(w.want))

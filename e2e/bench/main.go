@@ -16,10 +16,17 @@
 // absolute numbers. Every answer is checked. A run with errors is marked and
 // its row not judged.
 //
+// The webhook inbox (-only inbox) has baselines of its own, measured right before
+// or after: single-row commits of the same SQLite driver, an HTTP server that
+// keeps nothing, an fsync, the same relay with an empty store. Its relays' data
+// must be on a disk; the report says on which file system it was. The store with
+// a million events is made of copies of one that the relay itself has stored.
+//
 // CPU and memory come from /proc, so those measures need Linux.
 //
 //	go run ./bench               five runs, about fifteen minutes
 //	go run ./bench -quick        a smoke run
+//	go run ./bench -only inbox   webhooks: accepting and delivering, about four minutes
 //	go run ./bench -only small -targets proxy2,postern -cpuprofile /tmp/profiles
 //
 // It exits with 0 also when a bar is missed, 1 when something could not be

@@ -15,9 +15,10 @@ const (
 	groupMixed  = "mixed"  // small requests during bulk transfers
 	groupMemory = "memory" // idle, after load, stalled downloads
 	groupAgents = "agents" // many idle agents
+	groupInbox  = "inbox"  // webhooks: accepting and delivering
 )
 
-var allGroups = []string{groupSmall, groupMiB, groupBulk, groupMixed, groupMemory, groupAgents}
+var allGroups = []string{groupSmall, groupMiB, groupBulk, groupMixed, groupMemory, groupAgents, groupInbox}
 
 const (
 	mib = 1 << 20
@@ -34,6 +35,7 @@ type pace struct{ warmup, window time.Duration }
 // sample is what one measurement of one target brought, by metric id.
 type sample struct {
 	values     map[string]float64
+	baselines  map[string]float64 // what values are compared with, where that is not proxy2
 	errors     int64
 	firstError string
 }
@@ -72,7 +74,12 @@ func measures() []measure {
 	return append(all,
 		measure{groupMemory, "memory idle and after load", hops, takeMemory},
 		measure{groupMemory, "memory with stalled downloads", hops, takeStalled},
-		measure{groupAgents, "memory per idle agent", []string{targetPostern}, takeIdleAgents},
+		measure{groupAgents, "memory per idle agent", hops[1:], takeIdleAgents},
+		measure{groupInbox, "webhooks accepted", hops[1:], takeAccepts},
+		measure{groupInbox, "webhooks at a moderate rate", hops[1:], takePaced},
+		measure{groupInbox, "webhooks accepted and delivered", hops[1:], takeBoth},
+		measure{groupInbox, "webhooks accepted into a full store", hops[1:], takeFlatAccept},
+		measure{groupInbox, "webhooks delivered out of many", hops[1:], takeFlatDelivery},
 	)
 }
 

@@ -31,6 +31,14 @@ func atMost(limit float64, unit string) *bar {
 	return &bar{limit: limit, absolute: true, text: fmt.Sprintf("<= %g %s", limit, unit)}
 }
 
+// against is the target whose values this metric's are compared with.
+func (m metric) against() string {
+	if m.group == groupInbox {
+		return targetBaseline
+	}
+	return targetProxy2
+}
+
 // reached compares a value with the bar.
 func (b *bar) reached(value float64) bool {
 	if b.atLeast {
@@ -39,8 +47,9 @@ func (b *bar) reached(value float64) bool {
 	return value <= b.limit
 }
 
-// metrics lists all rows in printed order. MB is 10^6 bytes, kB 10^3.
-func metrics() []metric {
+// metrics lists all rows in printed order. MB is 10^6 bytes, kB 10^3. What the
+// inbox stores where it holds a lot depends on sizes.
+func metrics(sizes inboxSizes) []metric {
 	all := smallMetrics()
 	all = append(all, metric{"mib.16.rps", groupMiB, "1 MiB responses, 16 conns", "resp/s", nil})
 	all = append(all, bulkMetrics()...)
@@ -54,8 +63,38 @@ func metrics() []metric {
 			metric{id + "bulk", groupMixed, "rate of these " + direction + "s", "MB/s", nil},
 		)
 	}
-	return append(all, memoryMetrics()...)
+	all = append(all, memoryMetrics()...)
+	return append(all, inboxMetrics(sizes)...)
 }
+
+// inboxMetrics each have a baseline of their own, which their title names behind
+// the slash.
+//
+// What has to be flat may cost up to 1.3 times as much. Anything that looks at
+// every stored row would be far above; what remains below is the deeper index
+// and pages that are not in memory, and the spread of rates from run to run.
+func inboxMetrics(sizes inboxSizes) []metric {
+	stored, waiting := fmt.Sprint(sizes.Stored), fmt.Sprint(sizes.Waiting)
+	return []metric{
+		{"inbox.accepts.commits", groupInbox, "accepts, 64 senders / single-row commits", "1/s", ratioAtLeast(1.5)},
+		{"inbox.accepts.handler", groupInbox, "accepts, 64 senders / empty HTTP handler", "1/s", ratioAtLeast(0.2)},
+		{"inbox.accepts.p50", groupInbox, "  p50 / the handler's", "us", nil},
+		{"inbox.accepts.p99", groupInbox, "  p99 / the handler's", "us", nil},
+		{"inbox.accepts.cpu", groupInbox, "  CPU per 10k / the handler's", "s", nil},
+		{"inbox.paced.p50", groupInbox, fmt.Sprintf("answer at %d/s, p50 / one fsync, p50", pacedRate), "us", ratioAtMost(6)},
+		{"inbox.paced.p99", groupInbox, fmt.Sprintf("answer at %d/s, p99 / one fsync, p99", pacedRate), "us", nil},
+		{"inbox.paced.late", groupInbox, "  of it the load generator's own delay, p50", "us", nil},
+		{"inbox.both", groupInbox, "deliveries / accepts, both at once", "1/s", ratioAtLeast(1.0 / 3)},
+		{"inbox.flat.accept", groupInbox, "one accept, " + stored + " stored / none", "us", ratioAtMost(flatWithin)},
+		{"inbox.flat.accept.cpu", groupInbox, "  CPU per 10k, " + stored + " stored / none", "s", nil},
+		{"inbox.flat.due", groupInbox, "one delivery, " + waiting + " due / none besides", "us", ratioAtMost(flatWithin)},
+		{"inbox.flat.due.cpu", groupInbox, "  CPU per 10k, " + waiting + " due / none besides", "s", nil},
+		{"inbox.flat.later", groupInbox, "one delivery, " + waiting + " due later / none", "us", ratioAtMost(flatWithin)},
+		{"inbox.flat.later.cpu", groupInbox, "  CPU per 10k, " + waiting + " due later / none", "s", nil},
+	}
+}
+
+const flatWithin = 1.3
 
 func smallMetrics() []metric {
 	var rates, middles, tails []metric

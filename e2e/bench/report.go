@@ -30,13 +30,14 @@ type report struct {
 	Failures []string  `json:"failures"`
 }
 
-// row is one metric over all targets. Ratio is postern/proxy2 of the medians;
-// RatioFrom and RatioTo are the extremes over single runs.
+// row is one metric over all targets. Ratio is that of the medians, of postern to
+// Against; RatioFrom and RatioTo are the extremes over single runs.
 type row struct {
 	ID        string             `json:"id"`
 	Title     string             `json:"title"`
 	Unit      string             `json:"unit"`
 	Values    map[string]summary `json:"values"`
+	Against   string             `json:"against"`
 	Ratio     float64            `json:"ratio,omitempty"`
 	RatioFrom float64            `json:"ratio_from,omitempty"`
 	RatioTo   float64            `json:"ratio_to,omitempty"`
@@ -48,7 +49,7 @@ type row struct {
 func newReport(o options, m machine, r *results, began time.Time) report {
 	rep := report{Date: began.UTC().Truncate(time.Second), Took: time.Since(began).Round(time.Second).String(),
 		Machine: m, Options: o, Failures: r.failures}
-	for _, m := range metrics() {
+	for _, m := range metrics(o.Inbox) {
 		if slices.Contains(o.Only, m.group) {
 			rep.Rows = append(rep.Rows, newRow(o, m, r))
 		}
@@ -57,14 +58,14 @@ func newReport(o options, m machine, r *results, began time.Time) report {
 }
 
 func newRow(o options, m metric, r *results) row {
-	line := row{ID: m.id, Title: m.title, Unit: m.unit, Values: map[string]summary{}}
-	for _, target := range o.Targets {
+	line := row{ID: m.id, Title: m.title, Unit: m.unit, Against: m.against(), Values: map[string]summary{}}
+	for _, target := range append(slices.Clone(o.Targets), targetBaseline) {
 		if s, ok := r.summary(m.id, target); ok {
 			line.Values[target] = s
 		}
 	}
-	theirs := line.Values[targetProxy2].Median
-	if ratios := r.ratios(m.id); len(ratios) > 0 && theirs > 0 {
+	theirs := line.Values[line.Against].Median
+	if ratios := r.ratios(m.id, line.Against); len(ratios) > 0 && theirs > 0 {
 		line.Ratio = line.Values[targetPostern].Median / theirs
 		line.RatioFrom, line.RatioTo = slices.Min(ratios), slices.Max(ratios)
 	}
@@ -80,12 +81,12 @@ func newRow(o options, m metric, r *results) row {
 
 // verdict judges the row. A value with errors behind it is not judged.
 func (line row) verdict(o options, b *bar) string {
-	needed := []string{targetPostern, targetProxy2}
+	needed := []string{targetPostern, line.Against}
 	if b.absolute {
 		needed = needed[:1]
 	}
 	for _, target := range needed {
-		if !slices.Contains(o.Targets, target) {
+		if target != targetBaseline && !slices.Contains(o.Targets, target) {
 			return verdictNotAsked
 		}
 		s, ok := line.Values[target]
@@ -96,7 +97,7 @@ func (line row) verdict(o options, b *bar) string {
 			return verdictErrors
 		}
 	}
-	if !b.absolute && line.Values[targetProxy2].Median <= 0 {
+	if !b.absolute && line.Values[line.Against].Median <= 0 {
 		return verdictNotMeasured // CPU time below one tick has no ratio
 	}
 	value := line.Ratio
@@ -120,10 +121,33 @@ func (rep report) complete() bool {
 	return len(rep.Failures) == 0
 }
 
+// table is a part of the report whose rows are compared with the same target.
+type table struct {
+	targets []string // columns
+	against string
+	rows    []row
+}
+
+// tables are the parts that have rows.
+func (rep report) tables() []table {
+	all := []table{
+		{targets: rep.Options.Targets, against: targetProxy2},
+		{targets: []string{targetPostern, targetBaseline}, against: targetBaseline},
+	}
+	for i := range all {
+		for _, line := range rep.Rows {
+			if line.Against == all[i].against {
+				all[i].rows = append(all[i].rows, line)
+			}
+		}
+	}
+	return slices.DeleteFunc(all, func(t table) bool { return len(t.rows) == 0 })
+}
+
 // cells are the row as text, in the order of heads.
-func (line row) cells(o options) []string {
+func (line row) cells(targets []string) []string {
 	cells := []string{line.Title, line.Unit}
-	for _, target := range o.Targets {
+	for _, target := range targets {
 		s, ok := line.Values[target]
 		switch {
 		case !ok:
@@ -146,9 +170,9 @@ func (line row) cells(o options) []string {
 	return append(cells, ratio, between, line.Bar, verdict)
 }
 
-func heads(o options) []string {
-	all := append([]string{"measure", "unit"}, o.Targets...)
-	return append(all, "postern/proxy2", "over runs", "required", "")
+func (t table) heads() []string {
+	all := append([]string{"measure", "unit"}, t.targets...)
+	return append(all, "postern/"+t.against, "over runs", "required", "")
 }
 
 // number prints three or more significant digits and no exponent.
@@ -167,15 +191,18 @@ func number(v float64) string {
 // print writes the table for a terminal.
 func (rep report) print(out io.Writer) error {
 	fmt.Fprintf(out, "\n%s\n%s\n\n", rep.Machine, rep.Options)
-	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, strings.Join(heads(rep.Options), "\t"))
-	for _, line := range rep.Rows {
-		fmt.Fprintln(table, strings.Join(line.cells(rep.Options), "\t"))
+	for _, t := range rep.tables() {
+		text := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(text, strings.Join(t.heads(), "\t"))
+		for _, line := range t.rows {
+			fmt.Fprintln(text, strings.Join(line.cells(t.targets), "\t"))
+		}
+		fmt.Fprintln(text)
+		if err := text.Flush(); err != nil {
+			return err
+		}
 	}
-	if err := table.Flush(); err != nil {
-		return err
-	}
-	fmt.Fprintf(out, "\nmedian of %d; ! = with errors; took %s\n", rep.Options.Runs, rep.Took)
+	fmt.Fprintf(out, "median of %d; ! = with errors; took %s\n", rep.Options.Runs, rep.Took)
 	for _, failure := range rep.Failures {
 		fmt.Fprintln(out, "FAILED:", failure)
 	}
@@ -185,12 +212,17 @@ func (rep report) print(out io.Writer) error {
 // markdown writes the table for the documentation.
 func (rep report) markdown(out io.Writer) {
 	fmt.Fprintf(out, "Measured %s. %s. %s.\n\n", rep.Date.Format(time.DateOnly), rep.Machine, rep.Options)
-	columns := heads(rep.Options)
-	fmt.Fprintf(out, "| %s |\n|%s\n", strings.Join(columns, " | "), strings.Repeat("---|", len(columns)))
-	for _, line := range rep.Rows {
-		cells := line.cells(rep.Options)
-		cells[0] = strings.TrimSpace(cells[0])
-		fmt.Fprintf(out, "| %s |\n", strings.Join(cells, " | "))
+	for i, t := range rep.tables() {
+		if i > 0 {
+			fmt.Fprintln(out)
+		}
+		columns := t.heads()
+		fmt.Fprintf(out, "| %s |\n|%s\n", strings.Join(columns, " | "), strings.Repeat("---|", len(columns)))
+		for _, line := range t.rows {
+			cells := line.cells(t.targets)
+			cells[0] = strings.TrimSpace(cells[0])
+			fmt.Fprintf(out, "| %s |\n", strings.Join(cells, " | "))
+		}
 	}
 	for _, failure := range rep.Failures {
 		fmt.Fprintf(out, "\nFailed: %s\n", strings.ReplaceAll(failure, "\n", " "))

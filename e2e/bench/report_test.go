@@ -59,9 +59,53 @@ func TestBarsAreJudged(t *testing.T) {
 	}
 }
 
+func TestTheInboxIsJudgedByItsOwnBaselines(t *testing.T) {
+	t.Parallel()
+	cases := []struct {
+		id           string
+		ours, theirs float64
+		want         string
+	}{
+		{"inbox.accepts.commits", 1500, 1000, verdictReached},
+		{"inbox.accepts.commits", 1490, 1000, verdictMissed},
+		{"inbox.accepts.handler", 200, 1000, verdictReached},
+		{"inbox.accepts.handler", 199, 1000, verdictMissed},
+		{"inbox.paced.p50", 1200, 200, verdictReached},
+		{"inbox.paced.p50", 1201, 200, verdictMissed},
+		{"inbox.both", 334, 1000, verdictReached},
+		{"inbox.both", 333, 1000, verdictMissed},
+		{"inbox.flat.accept", 130, 100, verdictReached},
+		{"inbox.flat.accept", 131, 100, verdictMissed},
+		{"inbox.flat.due", 131, 100, verdictMissed},
+		{"inbox.flat.later", 131, 100, verdictMissed},
+		{"inbox.both", 1, 0, verdictNotMeasured},
+	}
+	for _, c := range cases {
+		r, s := newResults(), newSample()
+		s.compare(c.id, c.ours, c.theirs)
+		r.add(1, measure{}, targetPostern, s)
+		r.add(1, measure{}, targetProxy2, sample{values: map[string]float64{c.id: 1}}) // must not matter
+		o := options{Targets: []string{targetPostern}}
+		line := newRow(o, metricByID(t, c.id), r)
+		if line.Verdict != c.want {
+			t.Errorf("%s, %v to %v: %q instead of %q", c.id, c.ours, c.theirs, line.Verdict, c.want)
+		}
+	}
+	s := newSample(loadResult{Errors: 1, FirstError: "status 503"})
+	s.compare("inbox.both", 500, 1000)
+	r := newResults()
+	r.add(1, measure{}, targetPostern, s)
+	if got := newRow(options{Targets: []string{targetPostern}}, metricByID(t, "inbox.both"), r).Verdict; got != verdictErrors {
+		t.Errorf("a faulty sample: %q", got)
+	}
+	if got := newRow(options{Targets: []string{targetDirect}}, metricByID(t, "inbox.both"), newResults()).Verdict; got != verdictNotAsked {
+		t.Errorf("without postern among the targets: %q", got)
+	}
+}
+
 func metricByID(t *testing.T, id string) metric {
 	t.Helper()
-	all := metrics()
+	all := metrics(fullSizes)
 	i := slices.IndexFunc(all, func(m metric) bool { return m.id == id })
 	if i < 0 {
 		t.Fatalf("no metric %s", id)
@@ -99,7 +143,7 @@ func TestErrorsAreShownInEveryForm(t *testing.T) {
 	r := newResults()
 	r.add(1, measure{name: "small requests"}, targetPostern,
 		sample{values: map[string]float64{"small.64.rps": 1234}, errors: 3, firstError: "status 502 instead of 200"})
-	rep := newReport(o, thisMachine(), r, time.Now())
+	rep := newReport(o, thisMachine(""), r, time.Now())
 	if rep.complete() {
 		t.Error("complete with errors")
 	}
@@ -121,7 +165,7 @@ func TestErrorsAreShownInEveryForm(t *testing.T) {
 		}
 	}
 	var back report
-	if err := json.Unmarshal([]byte(read(t, jsonPath)), &back); err != nil || len(back.Failures) != 1 || len(back.Rows) != len(metrics()) {
+	if err := json.Unmarshal([]byte(read(t, jsonPath)), &back); err != nil || len(back.Failures) != 1 || len(back.Rows) != len(metrics(fullSizes)) {
 		t.Errorf("JSON: %v, %+v", err, back.Failures)
 	}
 }

@@ -25,14 +25,19 @@ func newResults() *results {
 
 // add files a sample.
 func (r *results) add(run int, m measure, target string, s sample) {
-	for id, value := range s.values {
+	r.file(run, target, s.values, s.errors)
+	r.file(run, targetBaseline, s.baselines, s.errors)
+	if s.errors > 0 {
+		r.fail("run %d, %s, %s: %d errors, the first: %s", run, m.name, target, s.errors, s.firstError)
+	}
+}
+
+func (r *results) file(run int, target string, values map[string]float64, errors int64) {
+	for id, value := range values {
 		if r.observed[id] == nil {
 			r.observed[id] = map[string][]observation{}
 		}
-		r.observed[id][target] = append(r.observed[id][target], observation{run, value, s.errors})
-	}
-	if s.errors > 0 {
-		r.fail("run %d, %s, %s: %d errors, the first: %s", run, m.name, target, s.errors, s.firstError)
+		r.observed[id][target] = append(r.observed[id][target], observation{run, value, errors})
 	}
 }
 
@@ -62,12 +67,12 @@ func (r *results) summary(id, target string) (summary, bool) {
 	return s, true
 }
 
-// ratios are postern/proxy2 of each run that has both. Values of one run were
+// ratios are postern/against of each run that has both. Values of one run were
 // taken right after one another, so their ratio suffers least from drift.
-func (r *results) ratios(id string) []float64 {
+func (r *results) ratios(id, against string) []float64 {
 	var all []float64
 	for _, ours := range r.observed[id][targetPostern] {
-		for _, theirs := range r.observed[id][targetProxy2] {
+		for _, theirs := range r.observed[id][against] {
 			if ours.Run == theirs.Run && theirs.Value > 0 {
 				all = append(all, ours.Value/theirs.Value)
 			}

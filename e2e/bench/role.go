@@ -21,14 +21,21 @@ const (
 	roleApp   = "app"   // serves appHandler, prints its address
 	roleProxy = "proxy" // serves newProxy(args[0]), prints its address
 	roleLoad  = "load"  // reads a load, prints an empty line when warm, then its loadResult
+
+	roleHooks   = "hooks"   // serves newHookApp, prints its address
+	roleEmpty   = "empty"   // serves emptyHandler, prints its address
+	roleCommits = "commits" // reads a commitLoad, prints its loadResult
 )
 
 // playRole runs the role to its end.
 func playRole(role string, args []string) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	if role == roleLoad {
+	switch role {
+	case roleLoad:
 		return playLoad(ctx, cancel)
+	case roleCommits:
+		return playCommits(ctx)
 	}
 	go func() {
 		defer cancel()
@@ -37,6 +44,10 @@ func playRole(role string, args []string) error {
 	switch {
 	case role == roleApp:
 		return playServer(ctx, appHandler())
+	case role == roleHooks:
+		return playServer(ctx, newHookApp())
+	case role == roleEmpty:
+		return playServer(ctx, emptyHandler())
 	case role == roleProxy && len(args) == 1:
 		return playServer(ctx, newProxy(args[0]))
 	}

@@ -77,6 +77,11 @@ func standInRelay(args []string) error {
 	}
 	var app atomic.Value
 	var requests atomic.Int64
+	inbox, err := openStandInInbox(data)
+	if err != nil {
+		return err
+	}
+	defer inbox.close()
 	broken, dying := hasDefect("broken"), hasDefect("dying")
 	front := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		proxy, up := app.Load().(http.Handler)
@@ -90,8 +95,11 @@ func standInRelay(args []string) error {
 			http.Error(w, "broken", http.StatusBadGateway)
 		case r.Host == "bench.localhost":
 			proxy.ServeHTTP(w, r)
+		case r.URL.Path == hookPath:
+			inbox.take(w, r)
 		case r.URL.Path == "/register" && r.FormValue("token") == "token-of-"+filepath.Base(data):
 			app.Store(newProxy(r.FormValue("to")))
+			inbox.connect(r.FormValue("to"))
 		case r.URL.Path != "/readyz":
 			http.NotFound(w, r)
 		}
@@ -101,7 +109,14 @@ func standInRelay(args []string) error {
 	failed := make(chan error, 2)
 	go func() { failed <- http.ListenAndServe(os.Getenv("POSTERN_LISTEN"), front) }()
 	go func() { failed <- http.ListenAndServe(os.Getenv("POSTERN_ADMIN_LISTEN"), admin) }()
-	return <-failed
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+		return nil
+	}
 }
 
 // standInAgent registers its app with the relay and stays.

@@ -22,6 +22,10 @@ const (
 	targetPostern = "postern" // client → relay → agent → app
 )
 
+// targetBaseline is no target of its own: under this name stands what the inbox's
+// measures are compared with, which is another thing in each of them.
+const targetBaseline = "baseline"
+
 var allTargets = []string{targetDirect, targetProxy1, targetProxy2, targetPostern}
 
 const (
@@ -48,12 +52,17 @@ type fleet struct {
 	app  string     // address of the app
 	idle idleAgents // opens idle agents; nil leaves their row out
 
+	sizes inboxSizes // how much the inbox measures store
+	full  string     // data of a relay that has stored a lot; empty until made
+
+	fullFirst bool // who came first in the last comparison with it
+
 	built    error // why building failed, kept so that it is tried once
 	children []*process
 }
 
-func newFleet(ctx context.Context, root, bin string) (*fleet, error) {
-	dir, err := os.MkdirTemp("", "postern-bench-")
+func newFleet(ctx context.Context, root, bin, dir string) (*fleet, error) {
+	dir, err := os.MkdirTemp(dir, "postern-bench-")
 	if err != nil {
 		return nil, err
 	}
@@ -165,18 +174,28 @@ func (f *fleet) child(ctx context.Context, c command) (*process, error) {
 
 // startPostern starts a relay with an empty store and one agent for the app.
 //
-//	startPostern → build → startRelay → newToken → agent
+//	startPostern → build → startRelay → newToken
+//	             → startAgent
 func (f *fleet) startPostern(ctx context.Context, t *target) error {
 	if err := f.build(ctx); err != nil {
 		return err
 	}
-	if err := f.startRelay(ctx, t); err != nil {
+	data, err := os.MkdirTemp(f.dir, "data-")
+	if err != nil {
 		return err
 	}
+	if err := f.startRelay(ctx, t, data); err != nil {
+		return err
+	}
+	return f.startAgent(ctx, t, f.app)
+}
+
+// startAgent starts an agent for the app at addr.
+func (f *fleet) startAgent(ctx context.Context, t *target, addr string) error {
 	agent, err := f.child(ctx, command{
 		name: "agent",
 		path: filepath.Join(f.bin, "postern"),
-		args: []string{"agent", "--to", f.app},
+		args: []string{"agent", "--to", addr},
 		env:  []string{"POSTERN_RELAY=" + t.relay, "POSTERN_TOKEN=" + t.token, "POSTERN_INSTANCE=bench.1"},
 		dir:  f.dir,
 	})
@@ -187,24 +206,20 @@ func (f *fleet) startPostern(ctx context.Context, t *target) error {
 	return nil
 }
 
-// startRelay starts a relay and makes the token of an agent.
-func (f *fleet) startRelay(ctx context.Context, t *target) error {
-	data, err := os.MkdirTemp(f.dir, "data-")
-	if err != nil {
-		return err
-	}
+// startRelay starts a relay on the folder data and makes the token of an agent.
+func (f *fleet) startRelay(ctx context.Context, t *target, data string, more ...string) error {
 	free, err := freeAddresses(2)
 	if err != nil {
 		return err
 	}
 	t.addr, t.admin, t.relay = free[0], free[1], "http://"+free[0]
-	env := []string{
-		"POSTERN_DATA=" + data,
-		"POSTERN_LISTEN=" + t.addr,
-		"POSTERN_ADMIN_LISTEN=" + t.admin,
-		"POSTERN_PUBLIC_URL=" + t.relay,
+	env := append(more,
+		"POSTERN_DATA="+data,
+		"POSTERN_LISTEN="+t.addr,
+		"POSTERN_ADMIN_LISTEN="+t.admin,
+		"POSTERN_PUBLIC_URL="+t.relay,
 		"POSTERN_APPS_DOMAIN=localhost",
-	}
+	)
 	path := filepath.Join(f.bin, "postern-relay")
 	relay, err := f.child(ctx, command{name: "relay", path: path, args: []string{"serve"}, env: env, dir: f.dir})
 	if err != nil {
@@ -274,7 +289,12 @@ func (t *target) untilAnswering(ctx context.Context) error {
 
 // until tries probe until it succeeds, a hop ends or startsWithin is over.
 func (t *target) until(ctx context.Context, what string, probe func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, startsWithin)
+	return t.untilWithin(ctx, startsWithin, what, probe)
+}
+
+// untilWithin is until with another limit.
+func (t *target) untilWithin(ctx context.Context, limit time.Duration, what string, probe func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	again := time.NewTicker(20 * time.Millisecond)
 	defer again.Stop()
@@ -289,7 +309,7 @@ func (t *target) until(ctx context.Context, what string, probe func(context.Cont
 		select {
 		case <-again.C:
 		case <-ctx.Done():
-			return fmt.Errorf("not %s within %v: %w", what, startsWithin, err)
+			return fmt.Errorf("not %s within %v: %w", what, limit, err)
 		}
 	}
 }
