@@ -231,7 +231,7 @@ func (n *Node) buildInbox(verifier *auth.Verifier) {
 	rules := provider.New(provider.Config{Fetch: newFetcher().fetch})
 	n.inbox = inbox.New(inbox.Config{
 		Store: n.store, Node: n.name, Endpoint: n.directory.Endpoint,
-		Verify: rules.Verify, Explain: rules.Explain, Resign: rules.Resign, Facts: provider.Facts,
+		Verify: rules.Verify, Explain: n.explain(rules), Resign: rules.Resign, Facts: provider.Facts,
 		App: apps, Connected: n.registry.Connected, URLs: newOutward(), Quota: n.directory.quota,
 		DrainTimeout: n.cfg.Grace / 2, Logger: n.cfg.Logger,
 	})
