@@ -98,7 +98,7 @@ type EventFilter struct {
 	Endpoint string
 	IDs      []EventID       // only these
 	Type     string          // exact, or a prefix with * behind it
-	States   []DeliveryState // some delivery of the event is in one of these
+	States   []DeliveryState // the latest delivery to some destination is in one of these
 	Refused  *bool           // only refused ones, or only accepted ones
 	Since    time.Time       // received at this time or later
 	Until    time.Time       // received before this time
@@ -138,8 +138,10 @@ type EventStore interface {
 	// makes at once; see Receipt.Leased. The code Unavailable says that the disk is
 	// nearly full.
 	// An event whose (App, Endpoint, DedupeKey) is already stored, or comes twice
-	// in the same call, is not stored again; if deliveries of the stored one are
-	// dead or cancelled they become ready at once, with a fresh schedule.
+	// in the same call, is not stored again. Those of the stored one's deliveries
+	// that are dead or cancelled become ready at once, with a fresh schedule, unless
+	// a replay delivered the event to that destination since, or waits to; a body
+	// that retention deleted comes back with them.
 	CreateEvents(ctx context.Context, events []NewEvent) ([]Receipt, error)
 
 	// ClaimDeliveries leases due deliveries, longest due first. A delivery with an
@@ -159,7 +161,7 @@ type EventStore interface {
 	// Backlogs lists the destinations with unfinished deliveries.
 	Backlogs(ctx context.Context) ([]Backlog, error)
 	// RequeueDelivery makes a dead or cancelled delivery ready, due now, with a
-	// fresh schedule; Conflict when it is neither.
+	// fresh schedule; Conflict when it is neither, or its event's body is gone.
 	RequeueDelivery(ctx context.Context, id DeliveryID, now time.Time) (Delivery, error)
 	// CancelDelivery gives a ready delivery up; Conflict when it is not ready.
 	CancelDelivery(ctx context.Context, id DeliveryID) (Delivery, error)

@@ -32,7 +32,9 @@ const (
 	finishDelivery = `UPDATE delivery SET state = ?, attempt = ?, next_at = ?, lease_owner = NULL,
 			lease_until = NULL, last_status = ?, last_error = ?, attempts = ? WHERE seq = ?`
 	selectFailed = `SELECT d.seq, d.event_seq, d.lane, d.order_key, d.blocked, d.replay, d.state, d.lease_gen, d.attempts
-		FROM delivery d WHERE d.event_seq = ? AND d.state IN (3,4)`
+		FROM delivery d WHERE d.event_seq = ? AND d.state IN (3,4) AND d.origin = 0
+			AND NOT EXISTS (SELECT 1 FROM delivery n
+				WHERE n.event_seq = d.event_seq AND n.lane = d.lane AND n.seq > d.seq AND n.state IN (0,1,2))`
 	// LeaseGen stays: whoever held the delivery before must not finish it now.
 	requeueDelivery = `UPDATE delivery SET state = 0, attempt = 0, next_at = ?, lease_owner = NULL, lease_until = NULL
 		WHERE seq = ?`
@@ -199,8 +201,9 @@ func (s *Store) FinishAttempt(ctx context.Context, f relay.Finish) error {
 	})
 }
 
-// requeueEvent makes the dead and cancelled deliveries of an event ready, due at
-// now, and returns how many there were.
+// requeueEvent makes the dead and cancelled live deliveries of an event ready, due
+// at now, and returns how many there were. One that a replay has made good since,
+// or is about to, stays as it is.
 func (t *tx) requeueEvent(event int64, now time.Time) (int, error) {
 	all, err := list(context.Background(), t.conn, scanPlace, selectFailed, event)
 	if err != nil {

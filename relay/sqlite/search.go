@@ -79,14 +79,14 @@ func (q *search) inList(f *relay.EventFilter) (found bool) {
 	if len(f.States) == 0 {
 		return found
 	}
+	var in []string
+	for _, s := range f.States {
+		in = append(in, fmt.Sprint(int(s)))
+	}
+	slices.Sort(in)
+	q.add("EXISTS (SELECT 1 FROM delivery d WHERE d.event_seq = e.seq AND d.state IN (" + strings.Join(slices.Compact(in), ",") + ")" +
+		" AND NOT EXISTS (SELECT 1 FROM delivery n WHERE n.event_seq = e.seq AND n.lane = d.lane AND n.seq > d.seq))")
 	if slices.Contains(f.States, relay.DeliveryDone) { // most are
-		var in []string
-		for _, s := range f.States {
-			in = append(in, fmt.Sprint(int(s)))
-		}
-		slices.Sort(in)
-		q.add("EXISTS (SELECT 1 FROM delivery d WHERE d.event_seq = e.seq AND d.state IN (" +
-			strings.Join(slices.Compact(in), ",") + "))")
 		return found
 	}
 	var parts []string

@@ -107,6 +107,27 @@ func requeueTests() []test {
 			f.wantClaim(later(time.Hour), "dlv_a")
 			f.wantCode(f.finish(d, relay.DeliveryDone, start()), relay.Conflict)
 		}},
+		{"a dead delivery that a replay has made good, or is about to, is not requeued", func(f *fixture) {
+			for _, tt := range []struct {
+				replayed relay.DeliveryState
+				requeued bool
+			}{
+				{relay.DeliveryDone, false}, {relay.DeliveryReady, false},
+				{relay.DeliveryDead, true}, {relay.DeliveryCancelled, true},
+			} {
+				name := tt.replayed.String()
+				f.create(newEvent(name, dedupe(name), state(relay.DeliveryDead), func(n *relay.NewEvent) {
+					replay := n.Deliveries[0]
+					replay.ID, replay.Trigger, replay.State = relay.DeliveryID("dlv_replay_"+name), relay.TriggerReplay, tt.replayed
+					n.Deliveries = append(n.Deliveries, replay)
+				}))
+				r := f.createOne(newEvent("again", dedupe(name)))
+				wantEqual(f, name, r, relay.Receipt{ID: relay.EventID("evt_" + name), Duplicate: true, Requeued: tt.requeued})
+				got, err := f.store.Delivery(f.ctx, relay.DeliveryID("dlv_replay_"+name))
+				f.must(err)
+				wantEqual(f, "the replay's delivery", got.State, tt.replayed)
+			}
+		}},
 		{"only the dead deliveries of an event are requeued", func(f *fixture) {
 			f.create(newEvent("a", dedupe("k"), func(n *relay.NewEvent) {
 				dead, done := n.Deliveries[0], n.Deliveries[0]

@@ -54,8 +54,13 @@ func filterTests() []test {
 				newEvent("head", ordered("k")), newEvent("blocked", ordered("k")), relay.NewEvent{Event: newEvent("bare").Event},
 				newEvent("two", state(relay.DeliveryDone), func(n *relay.NewEvent) {
 					second := n.Deliveries[0]
-					second.ID, second.State = "dlv_second", relay.DeliveryDead
+					second.ID, second.Destination, second.State = "dlv_second", "copy", relay.DeliveryDead
 					n.Deliveries = append(n.Deliveries, second)
+				}),
+				newEvent("mended", state(relay.DeliveryDead), func(n *relay.NewEvent) {
+					later := n.Deliveries[0]
+					later.ID, later.Trigger, later.State = "dlv_later", relay.TriggerReplay, relay.DeliveryDone
+					n.Deliveries = append(n.Deliveries, later)
 				}))
 			for _, tt := range []struct {
 				states []relay.DeliveryState
@@ -63,12 +68,12 @@ func filterTests() []test {
 			}{
 				{[]relay.DeliveryState{relay.DeliveryReady}, []relay.EventID{"evt_blocked", "evt_head", "evt_ready"}},
 				{[]relay.DeliveryState{relay.DeliveryLeased}, []relay.EventID{"evt_leased"}},
-				{[]relay.DeliveryState{relay.DeliveryDone}, []relay.EventID{"evt_two", "evt_done"}},
+				{[]relay.DeliveryState{relay.DeliveryDone}, []relay.EventID{"evt_mended", "evt_two", "evt_done"}},
 				{[]relay.DeliveryState{relay.DeliveryDead}, []relay.EventID{"evt_two", "evt_dead"}},
 				{[]relay.DeliveryState{relay.DeliveryCancelled}, []relay.EventID{"evt_off"}},
 				{[]relay.DeliveryState{relay.DeliveryDead, relay.DeliveryLeased, relay.DeliveryDead},
 					[]relay.EventID{"evt_two", "evt_leased", "evt_dead"}},
-				{[]relay.DeliveryState{relay.DeliveryDone, relay.DeliveryCancelled}, []relay.EventID{"evt_two", "evt_off", "evt_done"}},
+				{[]relay.DeliveryState{relay.DeliveryDone, relay.DeliveryCancelled}, []relay.EventID{"evt_mended", "evt_two", "evt_off", "evt_done"}},
 			} {
 				f.wantEvents(relay.EventFilter{States: tt.states}, tt.want...)
 				f.wantEvents(relay.EventFilter{States: tt.states, App: app, Endpoint: endpoint}, tt.want...)
