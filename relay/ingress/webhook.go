@@ -56,7 +56,7 @@ func (s *Server) receive(w http.ResponseWriter, r *http.Request, c *call, ep rel
 		s.answerHandshake(w, c, ep, answer)
 		return
 	}
-	s.log.Info("webhook stored", "request_id", c.id, "app", ep.App, "endpoint", ep.Name,
+	s.log.Debug("webhook stored", "request_id", c.id, "app", ep.App, "endpoint", ep.Name,
 		"event", receipt.ID, "duplicate", receipt.Duplicate, "answered", answer != nil)
 	if answer == nil {
 		accepted(w, receipt, cmp.Or(s.cfg.Facts(ep.Provider).Accepted, http.StatusAccepted))

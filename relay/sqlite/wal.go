@@ -30,7 +30,7 @@ type walState struct {
 const idlePatience = 10 * time.Millisecond
 
 func defaultWAL() walState {
-	return walState{idle: 1000, busy: 8000, keep: 4 << 10, large: 24 << 10, // 4, 32, 16 and 96 MiB
+	return walState{idle: 3000, busy: 16000, keep: 4 << 10, large: 24 << 10, // 12, 64, 16 and 96 MiB
 		patience: 250 * time.Millisecond, retry: 5 * time.Second}
 }
 

@@ -23,7 +23,7 @@ var writerPragmas = url.Values{
 	"_pragma": {
 		"wal_autocheckpoint(0)", // see wal.go
 		"temp_store(2)",         // no files for what a statement may have to undo
-		"cache_size(-65536)",    // KiB; holds the dedupe keys of a million events, which come in no order
+		"cache_size(-16384)",    // KiB; each commit looks through all of it
 	},
 }
 
