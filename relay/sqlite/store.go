@@ -90,7 +90,7 @@ func open(ctx context.Context, c Config) (*Store, error) {
 	}
 	s.writer = &writer{
 		path: path, log: s.log, pool: s.pool, c: wc, lanes: make(map[laneName]int64),
-		wal: defaultWAL(), queue: queue{wake: make(chan struct{}, 1)}, ended: make(chan struct{}),
+		wal: newWAL(s.disk.min), queue: queue{wake: make(chan struct{}, 1)}, ended: make(chan struct{}),
 	}
 	s.close = sync.OnceValue(s.shut)
 	go s.writer.run()

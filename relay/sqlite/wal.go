@@ -29,10 +29,21 @@ type walState struct {
 // idlePatience takes the place of patience when the log is only to be cut.
 const idlePatience = 10 * time.Millisecond
 
-func defaultWAL() walState {
-	return walState{idle: 3000, busy: 16000, keep: 4 << 10, large: 24 << 10, // 12, 64, 16 and 96 MiB
+// newWAL is for a disk that has reserve bytes left when no event is taken any
+// more; negative: nobody knows. The log and what a checkpoint adds to the database
+// must both fit in there, or nothing could be delivered from a nearly full disk.
+func newWAL(reserve int64) walState {
+	s := walState{idle: 3000, busy: 16000, keep: 4 << 10, large: 24 << 10, // 12, 64, 16 and 96 MiB
 		patience: 250 * time.Millisecond, retry: 5 * time.Second}
+	if frames := reserve / frameBytes; reserve >= 0 {
+		s.idle, s.busy = min(s.idle, frames/8), min(s.busy, frames/4)
+		s.keep, s.large = min(s.keep, frames/8), min(s.large, frames/3)
+	}
+	return s
 }
+
+// frameBytes is about what one frame of the log takes.
+const frameBytes = 4 << 10
 
 // tidy keeps the log small. idle says that no operation waits.
 func (w *writer) tidy(idle bool) {
@@ -69,7 +80,7 @@ func (w *writer) checkpoint(idle bool) error {
 		patience = w.wal.patience
 	}
 	if !w.pool.quiet(patience, func() { _, _, err = w.pragma("TRUNCATE") }) && large {
-		w.log.Warn("store log cannot be emptied while reads last", "bytes", frames*4096)
+		w.log.Warn("store log cannot be emptied while reads last", "bytes", frames*frameBytes)
 	}
 	return err
 }
