@@ -99,10 +99,12 @@ type EventFilter struct {
 	IDs      []EventID       // only these
 	Type     string          // exact, or a prefix with * behind it
 	States   []DeliveryState // the latest delivery to some destination is in one of these
-	Refused  *bool           // only refused ones, or only accepted ones
-	Since    time.Time       // received at this time or later
-	Until    time.Time       // received before this time
-	Text     string          // in the body, a header, the target, the type or the dedupe key; case counts
+	// Destination, when set, is the one whose deliveries States is about; "" is the app.
+	Destination *string
+	Refused     *bool     // only refused ones, or only accepted ones
+	Since       time.Time // received at this time or later
+	Until       time.Time // received before this time
+	Text        string    // in the body, a header, the target, the type or the dedupe key; case counts
 
 	Before EventID // page: only events committed before this one; NotFound when there is none
 	After  EventID // page: only events committed after it, oldest first
@@ -169,6 +171,9 @@ type EventStore interface {
 	// at now, in one short transaction. A body that an unfinished delivery waits
 	// for stays until its event goes.
 	Expire(ctx context.Context, now time.Time, limit int) (Expired, error)
+	// Room reports whether an event of size bytes could be stored now, with the
+	// error that CreateEvents would give. It costs next to nothing.
+	Room(ctx context.Context, size int64) error
 	// Usage lists what each app has stored. It costs the same however much that is.
 	Usage(ctx context.Context) ([]Usage, error)
 

@@ -293,7 +293,7 @@ func sink(name string) http.Handler {
 		if got.status != 200 || !strings.Contains(got.header.Get("Content-Disposition"), string(e.ID)+"_test.go") {
 			t.Fatalf("%s: %d %s", name, got.status, got.body)
 		}
-		if !strings.Contains(got.body, "// Stripe-Signature sign") {
+		if !strings.Contains(got.body, "// The signature (Stripe-Signature) may cover") {
 			t.Errorf("%s: says nothing of the signature", name)
 		}
 		if formatted, err := format.Source([]byte(got.body)); err != nil || string(formatted) != got.body {

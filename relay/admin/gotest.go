@@ -30,8 +30,8 @@ func (x *exported) goTest(resigned []string) []byte {
 	fmt.Fprintf(&b, "// %s sends the webhook %s, which %s/%s got\n// at %s.\n", name,
 		comment(string(x.ID)), comment(string(x.App)), comment(x.Endpoint), x.ReceivedAt.UTC().Format(time.RFC3339))
 	if len(resigned) > 0 {
-		fmt.Fprintf(&b, "//\n// %s sign it, and its time of sending: a handler that verifies finds it\n", comment(strings.Join(resigned, ", ")))
-		b.WriteString("// too old, or made with another secret. Sign the body anew with the secret of your\n// test, at the time it runs, and set these lines before ServeHTTP.\n")
+		fmt.Fprintf(&b, "//\n// The signature (%s) may cover the time of sending: a handler that verifies\n", comment(strings.Join(resigned, ", ")))
+		b.WriteString("// finds it too old, or made with another secret. Sign the body anew with the secret\n// of your test, at the time it runs, and set these lines before ServeHTTP.\n")
 	}
 	fmt.Fprintf(&b, "func %s(t *testing.T) {\n", name)
 	b.WriteString("\tvar handler http.Handler // put yours here\n")

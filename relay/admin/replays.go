@@ -139,6 +139,9 @@ func (s *Server) criteria(app relay.AppID, req *api.ReplayRequest) (relay.EventF
 	if f.States, err = states(req.States); err != nil {
 		return f, err
 	}
+	if len(f.States) > 0 {
+		f.Destination = &req.Destination // what went well there is not to go there again
+	}
 	if req.Since != nil {
 		f.Since = *req.Since
 	}

@@ -26,7 +26,7 @@ func TestAReplayIsPlannedFirst(t *testing.T) {
 	}{
 		{`{"all":true}`, 20, relay.EventFilter{App: "shop", Until: now, Refused: &no}},
 		{`{"endpoint":"stripe","type":"invoice.*"}`, 10, relay.EventFilter{App: "shop", Endpoint: "stripe", Type: "invoice.*", Until: now, Refused: &no}},
-		{`{"states":["dead","dead"]}`, 0, relay.EventFilter{App: "shop", States: []relay.DeliveryState{relay.DeliveryDead}, Until: now, Refused: &no}},
+		{`{"states":["dead","dead"]}`, 0, relay.EventFilter{App: "shop", States: []relay.DeliveryState{relay.DeliveryDead}, Destination: new(""), Until: now, Refused: &no}},
 		{`{"since":"2026-03-01T12:00:05Z","until":"2026-03-01T12:00:08Z"}`, 3, relay.EventFilter{App: "shop", Since: noon.Add(5e9), Until: noon.Add(8e9), Refused: &no}},
 		{`{"until":"2099-03-01T12:00:08Z"}`, 20, relay.EventFilter{App: "shop", Until: now, Refused: &no}},
 		{`{"events":["evt_shop_0001","evt_shop_0003","evt_shop_0001"],"rate":5}`, 2,

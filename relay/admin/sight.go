@@ -9,7 +9,7 @@ import (
 )
 
 // hiddenValue stands where a value was taken out.
-const hiddenValue = "[hidden]"
+const hiddenValue = relay.Hidden
 
 // Reasons why a body is not shown.
 const (
@@ -41,7 +41,7 @@ func (s *Server) sight(e relay.Event) seen {
 		return seen{Event: withoutValues(e), gone: true}
 	}
 	shown := ep.Redact.Apply(e)
-	masked := mask(&shown, ep.Secrets, ep.VerifyToken)
+	masked := ep.MaskSecrets(&shown)
 	return seen{Event: shown, endpoint: ep, whole: ep.Redact.Empty() && !masked}
 }
 
@@ -68,7 +68,7 @@ func (v *seen) attempt(a relay.Attempt) relay.Attempt {
 		answer = withoutValues(answer)
 	} else {
 		answer = v.endpoint.Redact.Apply(answer)
-		mask(&answer, v.endpoint.Secrets, v.endpoint.VerifyToken)
+		v.endpoint.MaskSecrets(&answer)
 	}
 	a.Header, a.Body = answer.Header, answer.Body
 	return a
@@ -91,31 +91,6 @@ func withoutQuery(address string) string {
 		path += "?" + hiddenValue
 	}
 	return path
-}
-
-// minSecret is the length from which a secret is looked for: a shorter one is in
-// every other text by chance.
-const minSecret = 6
-
-// mask takes secrets out of e's header and addresses, and reports whether it did.
-func mask(e *relay.Event, secrets []relay.Secret, more ...relay.Secret) bool {
-	masked := false
-	hide := func(s string) string {
-		for _, list := range [2][]relay.Secret{secrets, more} {
-			for _, secret := range list {
-				if value := secret.Reveal(); len(value) >= minSecret && strings.Contains(s, value) {
-					s, masked = strings.ReplaceAll(s, value, hiddenValue), true
-				}
-			}
-		}
-		return s
-	}
-	fields := make([]relay.Field, len(e.Header))
-	for i, f := range e.Header {
-		fields[i] = relay.Field{Name: f.Name, Value: hide(f.Value)}
-	}
-	e.Header, e.Target, e.PublicURL = fields, hide(e.Target), hide(e.PublicURL)
-	return masked
 }
 
 // How many bytes of bodies one search reads to see whether what it found is there

@@ -394,7 +394,7 @@ func (st *stream) signed(v *seen) [][2]string {
 	}
 	// Where the "signature" is the secret itself, it stays here.
 	own := relay.Event{Header: fields}
-	if st.secret == "" && mask(&own, v.endpoint.Secrets, v.endpoint.VerifyToken) {
+	if st.secret == "" && v.endpoint.MaskSecrets(&own) {
 		return nil
 	}
 	return fieldsView(fields)

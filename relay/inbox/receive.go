@@ -2,6 +2,7 @@ package inbox
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/posternhq/postern/relay"
@@ -55,6 +56,10 @@ func (b *Inbox) Check(ctx context.Context, ep relay.Endpoint, in relay.Incoming)
 	if !verdict.OK && verdict.Answer == nil {
 		b.refuse(ep, in, verdict)
 		return verdict, &relay.Error{Code: relay.BadSignature, Message: verdict.Reason}
+	}
+	if !verdict.OK {
+		b.cfg.Logger.Warn("webhook answered by its provider's rules", "app", ep.App, "endpoint", ep.Name,
+			"provider", ep.Provider, "status", verdict.Answer.Status, "reason", verdict.Reason)
 	}
 	return verdict, nil
 }
@@ -155,10 +160,7 @@ func (b *Inbox) RecordSync(ctx context.Context, draft relay.Lease, a relay.Attem
 func (b *Inbox) accept(ctx context.Context, e relay.NewEvent) (relay.Receipt, error) {
 	receipts, err := b.cfg.Store.CreateEvents(ctx, []relay.NewEvent{e})
 	if err != nil {
-		// Whatever it is, it is our fault and may pass: the sender must try again.
-		return relay.Receipt{}, &relay.Error{
-			Code: relay.Unavailable, Message: "the event could not be stored", Err: err,
-		}
+		return relay.Receipt{}, unstored(err)
 	}
 	receipt := receipts[0]
 	if receipt.Duplicate {
@@ -172,6 +174,29 @@ func (b *Inbox) accept(ctx context.Context, e relay.NewEvent) (relay.Receipt, er
 		b.hintNew(e, receipt)
 	}
 	return receipt, nil
+}
+
+// unstored is the answer for what the store did not take. Whatever the reason is,
+// it is our fault and may pass: the sender must try again.
+func unstored(err error) error {
+	answer := &relay.Error{Code: relay.Unavailable, Message: "the event could not be stored", Err: err}
+	var known *relay.Error
+	if errors.As(err, &known) && known.Code == relay.Unavailable {
+		answer.Reason, answer.Message = known.Reason, known.Message
+	}
+	return answer
+}
+
+// Admit reports whether a sync event of size bytes may go to the app now: what
+// could not be recorded afterwards is not begun. Errors are Unavailable.
+func (b *Inbox) Admit(ctx context.Context, ep relay.Endpoint, size int64) error {
+	if err := b.admit(ep.App); err != nil {
+		return err
+	}
+	if err := b.cfg.Store.Room(ctx, size); err != nil {
+		return unstored(err)
+	}
+	return nil
 }
 
 // hintNew tells the lanes of e's deliveries that they have something.

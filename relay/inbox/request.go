@@ -45,6 +45,7 @@ func (b *Inbox) Request(ctx context.Context, ep relay.Endpoint, l relay.Lease) (
 	}
 	if dest.URL != "" {
 		l.Event = ep.Redact.With(dest.Redact).Apply(l.Event)
+		ep.MaskSecrets(&l.Event)
 	}
 	e := l.Event
 	method := e.Method
@@ -76,7 +77,7 @@ func (b *Inbox) Request(ctx context.Context, ep relay.Endpoint, l relay.Lease) (
 	if dest.Resign {
 		b.resign(r.Header, ep, l, seen)
 	}
-	b.describe(r.Header, l)
+	b.describe(r.Header, ep, l)
 	return r, nil
 }
 
@@ -105,7 +106,7 @@ func (b *Inbox) resign(h http.Header, ep relay.Endpoint, l relay.Lease, url stri
 }
 
 // describe sets what the relay says about the event.
-func (b *Inbox) describe(h http.Header, l relay.Lease) {
+func (b *Inbox) describe(h http.Header, ep relay.Endpoint, l relay.Lease) {
 	e := l.Event
 	h.Set(protocol.HeaderEventID, string(e.ID))
 	h.Set(protocol.HeaderDeliveryID, string(l.Delivery.ID))
@@ -115,7 +116,7 @@ func (b *Inbox) describe(h http.Header, l relay.Lease) {
 	h.Set(protocol.HeaderVerified, strconv.FormatBool(e.Verified))
 	h.Set(protocol.HeaderRequestID, relay.NewRequestID(b.cfg.Now()))
 	if len(h.Values("Idempotency-Key")) == 0 {
-		h.Set("Idempotency-Key", string(e.ID))
+		h.Set("Idempotency-Key", idempotencyKey(ep, e))
 	}
 	if len(h.Values("Traceparent")) == 0 {
 		h.Set("Traceparent", traceparent(l.Delivery))
@@ -247,4 +248,14 @@ func traceparent(d relay.Delivery) string {
 	trace := sha256.Sum256([]byte(d.Event))
 	span := sha256.Sum256([]byte(string(d.ID) + "/" + strconv.FormatInt(d.LeaseGen, 10)))
 	return "00-" + hex.EncodeToString(trace[:16]) + "-" + hex.EncodeToString(span[:8]) + "-01"
+}
+
+// idempotencyKey tells the app what it has had already. A sync event's sender
+// tries again itself, each time with an event of its own, so that only the
+// sender's own id stays the same.
+func idempotencyKey(ep relay.Endpoint, e relay.Event) string {
+	if ep.Mode == relay.ModeSync && e.DedupeKey != "" {
+		return e.DedupeKey
+	}
+	return string(e.ID)
 }

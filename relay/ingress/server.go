@@ -48,6 +48,7 @@ type Inbox interface {
 	Draft(relay.Endpoint, relay.Incoming, relay.Verdict) relay.Lease
 	Request(context.Context, relay.Endpoint, relay.Lease) (*http.Request, error)
 	RecordSync(context.Context, relay.Lease, relay.Attempt) (relay.Receipt, error)
+	Admit(ctx context.Context, ep relay.Endpoint, size int64) error
 	Withheld(ep relay.Endpoint, status int) bool
 }
 

@@ -103,6 +103,7 @@ type inbox struct {
 	answer   *relay.Answer // of Receive
 	verdict  relay.Verdict // of Check
 	withheld int           // the status that is not for the sender
+	full     error         // of Admit
 	received []relay.Incoming
 	recorded []relay.Attempt
 }
@@ -116,6 +117,8 @@ func (b *inbox) Check(_ context.Context, _ relay.Endpoint, in relay.Incoming) (r
 	b.received = append(b.received, in)
 	return b.verdict, b.err
 }
+
+func (b *inbox) Admit(context.Context, relay.Endpoint, int64) error { return b.full }
 
 func (b *inbox) Withheld(_ relay.Endpoint, status int) bool { return status == b.withheld }
 

@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httputil"
+	"slices"
 	"strings"
 	"time"
 
@@ -86,12 +88,24 @@ func (s *Server) answerHandshake(w http.ResponseWriter, c *call, ep relay.Endpoi
 }
 
 func writeAnswer(w http.ResponseWriter, a *relay.Answer) {
-	h := w.Header()
-	for _, f := range a.Header {
-		h.Add(f.Name, f.Value)
-	}
-	w.WriteHeader(a.Status)
+	writeHeader(w, a.Status, a.Header)
 	w.Write(a.Body)
+}
+
+// writeHeader begins an answer that is somebody else's. What only we may say stays
+// ours, and nothing is guessed about a body that has no type.
+func writeHeader(w http.ResponseWriter, status int, fields []relay.Field) {
+	theirs := http.Header{}
+	for _, f := range fields {
+		theirs.Add(f.Name, f.Value)
+	}
+	stripOwn(theirs)
+	h := w.Header()
+	maps.Copy(h, theirs)
+	if _, typed := h["Content-Type"]; !typed {
+		h["Content-Type"] = nil
+	}
+	w.WriteHeader(status)
 }
 
 // accepted is the answer for a webhook that is on disk.
@@ -186,6 +200,10 @@ func (s *Server) passToApp(w http.ResponseWriter, r *http.Request, c *call, ep r
 		s.answerHandshake(w, c, ep, verdict.Answer)
 		return
 	}
+	if err := s.cfg.Inbox.Admit(r.Context(), ep, int64(len(in.Body))); err != nil {
+		s.refuse(w, c, ep, err)
+		return
+	}
 	draft := s.cfg.Inbox.Draft(ep, in, verdict)
 	w.Header().Set(protocol.HeaderEventID, string(draft.Event.ID))
 	attempt := relay.Attempt{StartedAt: time.Now()}
@@ -237,13 +255,12 @@ func (s *Server) giveAnswer(w http.ResponseWriter, r *http.Request, ep relay.End
 		return
 	}
 	relay.RemoveHopByHop(resp.Header)
-	for name, values := range resp.Header {
-		w.Header()[name] = values
-		for _, v := range values {
+	for _, name := range slices.Sorted(maps.Keys(resp.Header)) {
+		for _, v := range resp.Header[name] {
 			a.Header = append(a.Header, relay.Field{Name: name, Value: v})
 		}
 	}
-	w.WriteHeader(resp.StatusCode)
+	writeHeader(w, resp.StatusCode, a.Header)
 	iw := &idleWriter{ResponseWriter: w, control: http.NewResponseController(w), idle: s.cfg.Idle}
 	keep := &keeper{}
 	_, err := io.Copy(io.MultiWriter(flushWriter{iw}, keep), resp.Body)

@@ -380,3 +380,38 @@ func TestStoredWebhookIsAnsweredAsItsProviderLikes(t *testing.T) {
 		}
 	}
 }
+
+func TestSyncWebhookThatCouldNotBeRecordedDoesNotReachTheApp(t *testing.T) {
+	f := newFront(t, nil)
+	f.inbox.full = &relay.Error{Code: relay.Unavailable, Reason: "disk_full", Message: "the relay's disk is nearly full"}
+	w := f.do(httptest.NewRequest("POST", hook+"live", strings.NewReader("{}")))
+	wantRefusal(t, w, 503, relay.Unavailable)
+	if len(f.seen) != 0 || !strings.Contains(w.Body.String(), `"reason":"disk_full"`) {
+		t.Errorf("%d requests at the app, answered %s", len(f.seen), w.Body)
+	}
+}
+
+func TestTheAppCannotSpeakForTheRelay(t *testing.T) {
+	for _, endpoint := range []string{"live", "stripe"} {
+		f := newFront(t, nil)
+		f.inbox.answer = &relay.Answer{Status: 200, Header: []relay.Field{{Name: "Postern-Event-Id", Value: "faked"}, {Name: "postern_evil", Value: "1"}, {Name: "X-App", Value: "yes"}}}
+		f.answer = func(*http.Request) (*http.Response, error) {
+			resp := response(200, "<p>")
+			resp.Header = http.Header{"Postern-Event-Id": {"faked"}, "Postern_evil": {"1"}, "X-App": {"yes"}}
+			return resp, nil
+		}
+		w := f.do(httptest.NewRequest("POST", hook+endpoint, strings.NewReader("{}")))
+		h := w.Header()
+		if ids := h.Values(protocol.HeaderEventID); len(ids) != 1 || ids[0] == "faked" || h.Get("X-App") != "yes" {
+			t.Errorf("%s: answered %v", endpoint, h)
+		}
+		for name := range h {
+			if strings.Contains(strings.ToLower(name), "evil") {
+				t.Errorf("%s: %s came through", endpoint, name)
+			}
+		}
+		if h.Get("Content-Type") != "" {
+			t.Errorf("%s: the type %q was invented", endpoint, h.Get("Content-Type"))
+		}
+	}
+}

@@ -34,6 +34,7 @@ type Node struct {
 
 	// Built by build, in this order; each knows only the ones before it.
 	name        string
+	lock        *os.File // held while this process uses the data folder
 	store       relay.Store
 	revocations *auth.Revocations
 	directory   *directory
@@ -139,11 +140,13 @@ func (n *Node) stop(stopParts func(), running *sync.WaitGroup) {
 const reconnectSpread = 500 * time.Millisecond
 
 func (n *Node) closeStore() {
-	if n.store == nil {
-		return
+	if n.store != nil {
+		if err := n.store.Close(); err != nil {
+			n.cfg.Logger.Error("store not closed", "err", err)
+		}
 	}
-	if err := n.store.Close(); err != nil {
-		n.cfg.Logger.Error("store not closed", "err", err)
+	if n.lock != nil {
+		n.lock.Close()
 	}
 }
 
@@ -151,6 +154,12 @@ func (n *Node) closeStore() {
 func (n *Node) build(ctx context.Context) error {
 	log := n.cfg.Logger
 	var err error
+	if err := makeFolder(n.cfg.Data); err != nil {
+		return err
+	}
+	if n.lock, err = lockData(ctx, n.cfg.Data, log); err != nil {
+		return err
+	}
 	if n.store, err = OpenStore(ctx, n.cfg.Data, n.cfg.MinFree, log); err != nil {
 		return err
 	}
@@ -317,14 +326,21 @@ func (n *Node) cutRevoked(ctx context.Context) {
 // OpenStore opens the database in the data folder, which it makes when there is
 // none. The offline verbs use it beside a running relay. minFree is as in Config.
 func OpenStore(ctx context.Context, data string, minFree int64, log *slog.Logger) (relay.Store, error) {
-	if err := os.MkdirAll(data, 0o700); err != nil {
-		return nil, fmt.Errorf("make the data folder: %w", err)
+	if err := makeFolder(data); err != nil {
+		return nil, err
 	}
 	store, err := sqlite.Open(ctx, sqlite.Config{Path: filepath.Join(data, "postern.db"), MinFree: minFree, Logger: log})
 	if err != nil {
 		return nil, fmt.Errorf("open the store: %w", err)
 	}
 	return store, nil
+}
+
+func makeFolder(data string) error {
+	if err := os.MkdirAll(data, 0o700); err != nil {
+		return fmt.Errorf("make the data folder: %w", err)
+	}
+	return nil
 }
 
 // OpenKeys opens the keys in the data folder, making the first one.

@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"context"
 	"errors"
 	"sync"
 	"time"
@@ -24,7 +25,10 @@ type disk struct {
 
 // room is nil when size bytes may be added. A file system that cannot be asked
 // is not full.
-func (d *disk) room(size int64) error {
+func (d *disk) room(size int64) error { return d.check(size, true) }
+
+// check is room, and notes that the bytes will be added when take is set.
+func (d *disk) check(size int64, take bool) error {
 	if d.min < 0 {
 		return nil
 	}
@@ -41,8 +45,13 @@ func (d *disk) room(size int64) error {
 		return &relay.Error{Code: relay.Unavailable, Reason: "disk_full",
 			Message: "the relay's disk is nearly full", Err: errNearlyFull}
 	}
-	d.free -= size
+	if take {
+		d.free -= size
+	}
 	return nil
 }
+
+// Room implements relay.EventStore.
+func (s *Store) Room(_ context.Context, size int64) error { return s.disk.check(size, false) }
 
 var errNearlyFull = errors.New("the file system has less free than the store may leave")

@@ -49,11 +49,12 @@ type storedFilter struct {
 	Before   relay.EventID         `json:"before,omitempty"`
 	After    relay.EventID         `json:"after,omitempty"`
 	Limit    int                   `json:"limit,omitempty"`
+	To       *string               `json:"to,omitempty"` // the destination
 }
 
 func encodeFilter(f *relay.EventFilter) string {
 	s := storedFilter{App: f.App, Endpoint: f.Endpoint, IDs: f.IDs, Type: []byte(f.Type), States: f.States,
-		Refused: f.Refused, Text: []byte(f.Text), Before: f.Before, After: f.After, Limit: f.Limit}
+		Refused: f.Refused, Text: []byte(f.Text), Before: f.Before, After: f.After, Limit: f.Limit, To: f.Destination}
 	if !f.Since.IsZero() {
 		s.Since = new(ceilMicro(f.Since))
 	}
@@ -70,7 +71,7 @@ func decodeFilter(text string) (relay.EventFilter, error) {
 		return relay.EventFilter{}, fmt.Errorf("read a replay's filter: %w", err)
 	}
 	f := relay.EventFilter{App: s.App, Endpoint: s.Endpoint, IDs: s.IDs, Type: string(s.Type), States: s.States,
-		Refused: s.Refused, Text: string(s.Text), Before: s.Before, After: s.After, Limit: s.Limit}
+		Refused: s.Refused, Text: string(s.Text), Before: s.Before, After: s.After, Limit: s.Limit, Destination: s.To}
 	if s.Since != nil {
 		f.Since = time.UnixMicro(*s.Since).UTC()
 	}

@@ -84,8 +84,13 @@ func (q *search) inList(f *relay.EventFilter) (found bool) {
 		in = append(in, fmt.Sprint(int(s)))
 	}
 	slices.Sort(in)
-	q.add("EXISTS (SELECT 1 FROM delivery d WHERE d.event_seq = e.seq AND d.state IN (" + strings.Join(slices.Compact(in), ",") + ")" +
-		" AND NOT EXISTS (SELECT 1 FROM delivery n WHERE n.event_seq = e.seq AND n.lane = d.lane AND n.seq > d.seq))")
+	latest := "d.event_seq = e.seq AND d.state IN (" + strings.Join(slices.Compact(in), ",") + ")" +
+		" AND NOT EXISTS (SELECT 1 FROM delivery n WHERE n.event_seq = e.seq AND n.lane = d.lane AND n.seq > d.seq)"
+	if f.Destination != nil {
+		q.add("EXISTS (SELECT 1 FROM delivery d JOIN lane l ON l.seq = d.lane WHERE l.destination = ? AND "+latest+")", *f.Destination)
+	} else {
+		q.add("EXISTS (SELECT 1 FROM delivery d WHERE " + latest + ")")
+	}
 	if slices.Contains(f.States, relay.DeliveryDone) { // most are
 		return found
 	}

@@ -79,6 +79,10 @@ func filterTests() []test {
 				f.wantEvents(relay.EventFilter{States: tt.states, App: app, Endpoint: endpoint}, tt.want...)
 				f.wantEvents(relay.EventFilter{States: tt.states, App: "web"})
 			}
+			dead := []relay.DeliveryState{relay.DeliveryDead}
+			f.wantEvents(relay.EventFilter{States: dead, Destination: new("")}, "evt_dead")
+			f.wantEvents(relay.EventFilter{States: dead, Destination: new("copy")}, "evt_two")
+			f.wantEvents(relay.EventFilter{States: dead, Destination: new("none")})
 		}},
 		{"a filter selects what was refused, or what was accepted", func(f *fixture) {
 			f.create(newEvent("1"), relay.NewEvent{Event: newEvent("2", func(n *relay.NewEvent) { n.Event.Refusal = "why" }).Event})
