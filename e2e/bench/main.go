@@ -1,4 +1,4 @@
-// Bench measures the tunnel against going without one and against the plainest
+// Command bench measures the tunnel against going without one and against the plainest
 // thing that does the same work, in one run on one machine, and prints the
 // ratios beside the bars that the product is required to reach.
 //
