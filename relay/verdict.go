@@ -26,6 +26,8 @@ type Verdict struct {
 	// request is a handshake and no event. It may come with OK false, where the
 	// sender tests that it is refused.
 	Answer *Answer
+	// Handshake says that the request is one, also when it failed and has no Answer.
+	Handshake bool
 
 	SentAt    time.Time // the provider's own timestamp, zero when it has none
 	DedupeKey string    // the provider's delivery id, "" when it has none

@@ -76,6 +76,10 @@ func (s *Server) shakeHands(w http.ResponseWriter, r *http.Request, c *call, ep 
 		s.answerHandshake(w, c, ep, verdict.Answer)
 		return
 	}
+	if err != nil && verdict.Handshake {
+		s.refuse(w, c, ep, err)
+		return
+	}
 	w.Header().Set("Allow", http.MethodPost)
 	s.refuse(w, c, ep, relay.Errorf(relay.BadMethod, "%s", cmp.Or(verdict.Reason, "webhooks are sent with POST")))
 }

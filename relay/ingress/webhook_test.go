@@ -316,6 +316,8 @@ func TestRequestThatIsNeitherEventNorHandshakeIsToldWhy(t *testing.T) {
 	if !strings.Contains(w.Body.String(), "the verify token differs") {
 		t.Errorf("answered %s", w.Body)
 	}
+	f.inbox.verdict.Handshake = true
+	wantRefusal(t, f.do(httptest.NewRequest("GET", hook+"stripe?hub.mode=subscribe", nil)), 401, relay.BadSignature)
 }
 
 func TestAnswerThatWouldEndTheSubscriptionIsNotPassedOn(t *testing.T) {

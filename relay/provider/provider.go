@@ -93,7 +93,7 @@ func (v *Rules) Verify(ctx context.Context, ep relay.Endpoint, in relay.Incoming
 	if row.greet != nil {
 		answer, problem := row.greet(r)
 		if answer != nil || problem != "" {
-			return relay.Verdict{OK: problem == "", Reason: problem, Answer: answer}
+			return relay.Verdict{OK: problem == "", Reason: problem, Answer: answer, Handshake: true}
 		}
 	}
 	verdict := row.judge(r)
@@ -103,7 +103,7 @@ func (v *Rules) Verify(ctx context.Context, ep relay.Endpoint, in relay.Incoming
 	if row.welcome != nil {
 		answer, problem := row.welcome(r)
 		if answer != nil || problem != "" {
-			return relay.Verdict{OK: problem == "", Verified: problem == "", Reason: problem, Answer: answer}
+			return relay.Verdict{OK: problem == "", Verified: problem == "", Reason: problem, Answer: answer, Handshake: true}
 		}
 	}
 	if row.about != nil {
