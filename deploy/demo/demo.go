@@ -26,7 +26,8 @@ type demo struct {
 	client *http.Client
 
 	// Filled in by the steps.
-	token     string
+	token     string     // the agent's
+	developer string     // the developer's token
 	processes []*process // in the order they were started
 	relay     *process
 	app       *process
@@ -158,17 +159,24 @@ func (d *demo) startRelay(ctx context.Context) (string, error) {
 	return d.url("") + ", data in " + d.folder, d.answers(ctx, d.relay, d.url("")+"/readyz")
 }
 
-func (d *demo) makeToken(ctx context.Context) (string, error) {
-	cmd := exec.CommandContext(ctx, d.program("postern-relay"), "token", "create", "--app", "shop", "--scope", "agent", "--ttl", "24h")
-	cmd.Env = d.with("POSTERN_DATA=" + d.file("data"))
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return "", fmt.Errorf("postern-relay token create: %w: %s", err, &stderr)
+// makeTokens makes one for the agent and one for whoever looks at the events.
+func (d *demo) makeTokens(ctx context.Context) (string, error) {
+	for scope, token := range map[string]*string{"agent": &d.token, "developer": &d.developer} {
+		cmd := exec.CommandContext(ctx, d.program("postern-relay"), "token", "create", "--app", "shop", "--scope", scope, "--ttl", "24h")
+		cmd.Env = d.with("POSTERN_DATA=" + d.file("data"))
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		out, err := cmd.Output()
+		if err != nil {
+			return "", fmt.Errorf("postern-relay token create: %w: %s", err, &stderr)
+		}
+		*token = strings.TrimSpace(string(out))
 	}
-	d.token = strings.TrimSpace(string(out))
-	return "good for 24 hours", nil
+	// Also for another terminal, which the token must not be typed into.
+	if err := os.WriteFile(d.file("developer.token"), []byte(d.developer), 0o600); err != nil {
+		return "", err
+	}
+	return "one for the agent, one for a developer, good for 24 hours", nil
 }
 
 func (d *demo) startApp(ctx context.Context) (string, error) {

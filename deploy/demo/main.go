@@ -88,12 +88,13 @@ func (s step) run(ctx context.Context) error {
 func (d *demo) steps() []step {
 	return []step{
 		{title: "the relay runs", do: d.startRelay},
-		{title: "a token for the app was made", do: d.makeToken},
+		{title: "tokens for the app were made", do: d.makeTokens},
 		{title: "the app runs behind its agent, and the tunnel is open", limit: 20 * time.Second, do: d.startApp},
 		{title: "Stripe's webhook is stored", do: d.sendStripe},
 		{title: "GitHub's webhook is stored", do: d.sendGitHub},
 		{title: "a forged webhook is turned away", do: d.sendForged},
 		{title: "the app has handled both", do: d.waitHandled},
+		{title: "the inbox shows what came", do: d.listEvents},
 		{title: "a browser sees the app's page", do: d.fetchPage},
 	}
 }
@@ -128,9 +129,14 @@ or in another terminal:
     -H "X-Hub-Signature-256: sha256=$(printf '{}' | openssl dgst -sha256 -hmac %[3]s -r | cut -c1-64)" \
     %[2]s/hooks/shop/github
 
+what the inbox has, and what comes from now on:
+  export POSTERN_RELAY=%[2]s POSTERN_TOKEN=$(cat %[4]s)
+  bin/postern events list
+  bin/postern events tail
+
 What the app and the relay log from now on is below. Ctrl-C ends all of it.
 
-`, d.url("shop."), d.url(""), githubSecret)
+`, d.url("shop."), d.url(""), githubSecret, d.file("developer.token"))
 }
 
 // stay shows the logs until ctx ends, or one of the processes does.

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os/exec"
 	"strconv"
 	"strings"
 	"time"
@@ -92,6 +93,45 @@ func (d *demo) waitHandled(ctx context.Context) (string, error) {
 		}
 	}
 	return "it checked both signatures itself", nil
+}
+
+// listEvents looks at the inbox as a developer does. The refused webhook is kept a
+// moment after its sender was told.
+func (d *demo) listEvents(ctx context.Context) (string, error) {
+	again := time.NewTicker(50 * time.Millisecond)
+	defer again.Stop()
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		cmd := exec.CommandContext(ctx, d.program("postern"), "events", "list", "--json")
+		cmd.Env = d.with("POSTERN_RELAY="+d.url(""), "POSTERN_TOKEN="+d.developer)
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		out, err := cmd.Output()
+		if err != nil {
+			return "", fmt.Errorf("postern events list: %w: %s", err, &stderr)
+		}
+		var events []struct {
+			Endpoint string `json:"endpoint"`
+			State    string `json:"state"`
+		}
+		if err := json.Unmarshal(out, &events); err != nil {
+			return "", fmt.Errorf("postern events list --json: %w", err)
+		}
+		seen := map[string]int{}
+		for _, e := range events {
+			seen[e.State]++
+		}
+		if seen["done"] == 2 && seen["refused"] == 1 {
+			return "postern events list has two delivered and one refused", nil
+		}
+		if time.Now().After(deadline) {
+			return "", fmt.Errorf("postern events list has %v, want two done and one refused", seen)
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return "", ctx.Err()
+		}
+	}
 }
 
 func sign(secret, message string) string {
