@@ -117,7 +117,7 @@ unit: ## unit tests, with the race detector where there is a C compiler
 .PHONY: e2e
 e2e: ## end-to-end tests of the real binaries
 	@echo "== end-to-end tests"
-	cd e2e && go test -timeout=14m ./...
+	cd e2e && go test -count=1 -timeout=14m ./... # a cached result would be of binaries built before
 
 .PHONY: tour
 tour: # the demo is what newcomers see first, so it must work
