@@ -95,7 +95,7 @@ type Delivery struct {
 // Attempt is one try to deliver.
 type Attempt struct {
 	Delivery  string      `json:"delivery"`
-	Number    int         `json:"number"`
+	Number    int         `json:"number,omitempty"` // 1, 2, …; not in the stream
 	StartedAt time.Time   `json:"started_at"`
 	Millis    int64       `json:"ms"`
 	Instance  string      `json:"instance,omitempty"`
