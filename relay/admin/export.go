@@ -55,16 +55,12 @@ func (s *Server) exportEvent(c *call) (any, error) {
 // textType shows exports as text: nothing runs them by accident.
 const textType = "text/plain; charset=utf-8"
 
-// hopByHop are header lines of a connection, not of the request (RFC 9110,
-// section 7.6.1), and those that whoever sends it makes anew.
-var hopByHop = []string{
-	"Connection", "Content-Length", "Expect", "Host", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization",
-	"Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
-}
+// madeAnew are header lines that whoever sends the request makes anew.
+var madeAnew = []string{"Content-Length", "Expect", "Host"}
 
 func endToEnd(fields []relay.Field) []relay.Field {
 	return slices.DeleteFunc(slices.Clone(fields), func(f relay.Field) bool {
-		return slices.Contains(hopByHop, http.CanonicalHeaderKey(f.Name))
+		return relay.HopByHop(f.Name) || slices.Contains(madeAnew, http.CanonicalHeaderKey(f.Name))
 	})
 }
 

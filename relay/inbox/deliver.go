@@ -109,7 +109,7 @@ func readAnswer(a *relay.Attempt, answer *http.Response, whole bool, now time.Ti
 	h := answer.Header.Clone()
 	relay.RemoveHopByHop(h)
 	h.Del("Content-Length") // of the body as it came; the sender's may come otherwise
-	return &relay.Answer{Status: answer.StatusCode, Header: fieldsOf(h), Body: kept.Bytes()}, nil
+	return &relay.Answer{Status: answer.StatusCode, Header: relay.FieldsOf(h), Body: kept.Bytes()}, nil
 }
 
 // readWatcher calls seen after every read that brought something.
@@ -150,7 +150,7 @@ func retryAfter(value string, now time.Time) time.Duration {
 // boundedFields is an answer's header for the record, without what goes beyond
 // the limit.
 func boundedFields(h http.Header) []relay.Field {
-	fields, size := fieldsOf(h), 0
+	fields, size := relay.FieldsOf(h), 0
 	for i, f := range fields {
 		if size += len(f.Name) + len(f.Value); size > maxAnswerHeader {
 			return fields[:i]

@@ -90,7 +90,7 @@ func eventOf(ep relay.Endpoint, in relay.Incoming, v relay.Verdict, now time.Tim
 	return relay.Event{
 		ID: relay.NewEventID(now), App: ep.App, Endpoint: ep.Name, ReceivedAt: in.ReceivedAt,
 		Method: in.Method, Target: in.Target, PublicURL: in.PublicURL,
-		Header: fieldsOf(in.Header), Body: in.Body, RemoteIP: in.RemoteIP,
+		Header: relay.FieldsOf(in.Header), Body: in.Body, RemoteIP: in.RemoteIP,
 		Type: v.Type, SentAt: v.SentAt, DedupeKey: v.DedupeKey, Verified: v.Verified,
 		BodyExpiresAt: in.ReceivedAt.Add(min(keep.Bodies, keep.Events)),
 		ExpiresAt:     in.ReceivedAt.Add(keep.Events), BodySize: int64(len(in.Body)),

@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -18,15 +17,11 @@ import (
 	"github.com/posternhq/postern/relay"
 )
 
-// dropped are header lines of the sender that the app does not see. The first
-// group belongs to the connection they came over (RFC 9110, section 7.6.1), the
-// second describes a body that has a length of its own here, the third is ours
-// to say. All else is passed on byte by byte.
+// dropped are header lines of the sender that the app does not see, besides those
+// that belong to the connection they came over. The first group describes a body
+// that has a length of its own here, the second is ours to say. All else is passed
+// on byte by byte.
 var dropped = map[string]bool{
-	"connection": true, "keep-alive": true, "proxy-connection": true, "proxy-authenticate": true,
-	"proxy-authorization": true, "te": true, "trailer": true, "transfer-encoding": true,
-	"upgrade": true, "http2-settings": true,
-
 	"content-length": true, "expect": true, "host": true,
 
 	"x-forwarded-for": true, "x-forwarded-proto": true, "x-forwarded-host": true,
@@ -149,7 +144,7 @@ func appHeader(fields []relay.Field) http.Header {
 		ours := strings.HasPrefix(name, strings.ToLower(protocol.HeaderPrefix))
 		// A line that net/http refuses to write would keep the whole event from
 		// ever being delivered.
-		if ours || dropped[name] || gone[strings.ToLower(f.Name)] || !writable(f) {
+		if ours || relay.HopByHop(name) || dropped[name] || gone[strings.ToLower(f.Name)] || !writable(f) {
 			continue
 		}
 		h.Add(f.Name, f.Value)
@@ -173,18 +168,6 @@ func writable(f relay.Field) bool {
 		}
 	}
 	return f.Name != ""
-}
-
-// fieldsOf turns a parsed header into lines: names in alphabetical order, the
-// values of one name in the order they came.
-func fieldsOf(h http.Header) []relay.Field {
-	var fields []relay.Field
-	for _, name := range slices.Sorted(maps.Keys(h)) {
-		for _, value := range h[name] {
-			fields = append(fields, relay.Field{Name: name, Value: value})
-		}
-	}
-	return fields
 }
 
 // appURL puts the endpoint's path and the rest of the sender's target together

@@ -162,7 +162,8 @@ func ConnContext(ctx context.Context, conn net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, conn)
 }
 
-// sanitize strips what only we may say and finds out who the client is.
+// sanitize strips what only we may say and finds out who the client is. api says
+// that the request is for our own API.
 func (s *Server) sanitize(r *http.Request, api bool) *call {
 	now := time.Now()
 	c := &call{id: relay.NewRequestID(now), received: now, proto: "http"}

@@ -9,7 +9,6 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httputil"
-	"slices"
 	"strings"
 	"time"
 
@@ -259,11 +258,7 @@ func (s *Server) giveAnswer(w http.ResponseWriter, r *http.Request, ep relay.End
 		return
 	}
 	relay.RemoveHopByHop(resp.Header)
-	for _, name := range slices.Sorted(maps.Keys(resp.Header)) {
-		for _, v := range resp.Header[name] {
-			a.Header = append(a.Header, relay.Field{Name: name, Value: v})
-		}
-	}
+	a.Header = relay.FieldsOf(resp.Header)
 	writeHeader(w, resp.StatusCode, a.Header)
 	iw := &idleWriter{ResponseWriter: w, control: http.NewResponseController(w), idle: s.cfg.Idle}
 	keep := &keeper{}
