@@ -386,8 +386,12 @@ func (r *Registry) Drain(ctx context.Context, grace, spread time.Duration) {
 	told.Wait()
 }
 
-// Close ends every tunnel.
+// Close ends every tunnel, and takes no more: one that is between its handshake
+// and add is told so by whoever adds it.
 func (r *Registry) Close() {
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
 	var closing sync.WaitGroup
 	for _, t := range r.Tunnels() {
 		closing.Go(func() { t.sess.Close(protocol.CodeShutdown, "relay stopped") })

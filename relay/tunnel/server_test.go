@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/posternhq/postern/protocol"
 	"github.com/posternhq/postern/relay"
@@ -173,20 +174,28 @@ func TestCloseTellsTheAgentsAndLeavesNoTunnel(t *testing.T) {
 }
 
 // A server that is closed while an agent is between the handshake and the
-// registry must not leave that tunnel open.
-func TestTunnelThatComesAfterTheDrainIsToldSo(t *testing.T) {
-	s := NewServer(ServerConfig{Registry: NewRegistry(Limits{}, nil), Authorize: asShop})
-	s.cfg.Registry.Drain(t.Context(), 0, 0)
-	web := httptest.NewServer(s)
-	defer web.Close()
-	defer s.Close()
-	sess, err := protocol.Dial(t.Context(), protocol.DialConfig{
-		URL: web.URL, Token: "t", Hello: protocol.Hello{Instance: "web.1", BootID: "0123456789", Tunnels: 1},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := sess.Run(t.Context(), protocol.Handler{}); protocol.CodeOf(err) != protocol.CodeShutdown {
-		t.Errorf("the agent was told %v, want %s", err, protocol.CodeShutdown)
+// registry must not leave that tunnel open, nor cut it without a word.
+func TestTunnelThatComesTooLateIsToldSo(t *testing.T) {
+	for name, stop := range map[string]func(*Registry){
+		"drained": func(r *Registry) { r.Drain(t.Context(), 0, 0) },
+		"closed":  (*Registry).Close,
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := NewServer(ServerConfig{Registry: NewRegistry(Limits{}, nil), Authorize: asShop})
+			stop(s.cfg.Registry)
+			web := httptest.NewServer(s)
+			defer web.Close()
+			defer s.Close()
+			sess, err := protocol.Dial(t.Context(), protocol.DialConfig{
+				URL: web.URL, Token: "t", Hello: protocol.Hello{Instance: "web.1", BootID: "0123456789", Tunnels: 1},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.AfterFunc(10*time.Second, func() { sess.Close(protocol.CodeDead, "nobody ended it") })
+			if err := sess.Run(t.Context(), protocol.Handler{}); protocol.CodeOf(err) != protocol.CodeShutdown {
+				t.Errorf("the agent was told %v, want %s", err, protocol.CodeShutdown)
+			}
+		})
 	}
 }
