@@ -93,6 +93,10 @@ func (s *Session) handleControl(c Control, h Handler) bool {
 		s.send(Control{Type: FrameDrained})
 	case FrameDrained:
 		s.once.Do(func() { close(s.drained) })
+	case FrameState:
+		if h.State != nil {
+			h.State(c.State.normal(), c.Message)
+		}
 	case FrameClose:
 		s.shut(&Error{Code: c.Code, Message: c.Message, Err: ErrClosedByPeer})
 		return true

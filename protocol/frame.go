@@ -26,6 +26,7 @@ const (
 	FramePong    FrameType = "pong"    // both          {id}
 	FrameDrain   FrameType = "drain"   // both          {message, grace_ms, reconnect_ms}
 	FrameDrained FrameType = "drained" // both          {} answers drain: no stream will be opened to you
+	FrameState   FrameType = "state"   // agent         {state, message}
 	FrameClose   FrameType = "close"   // both          {code, message}; the session ends
 )
 
@@ -41,7 +42,9 @@ type Control struct {
 	Welcome *Welcome `json:"welcome,omitempty"`
 
 	Code    Code   `json:"code,omitempty"`    // refuse, close
-	Message string `json:"message,omitempty"` // refuse, close; drain: the reason
+	Message string `json:"message,omitempty"` // refuse, close; drain, state: the reason
+
+	State AppState `json:"state,omitempty"` // state
 
 	GraceMS      int64 `json:"grace_ms,omitempty"`       // drain: time left before the sender ends
 	ReconnectMS  int64 `json:"reconnect_ms,omitempty"`   // drain: wait this long before dialing again

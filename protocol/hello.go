@@ -19,12 +19,40 @@ type Feature string
 
 // The features this package knows.
 const (
-	FeatureDrain Feature = "drain" // drain and drained messages
-	FeatureTCP   Feature = "tcp"   // streams of KindTCP
+	FeatureDrain  Feature = "drain"  // drain and drained messages
+	FeatureTCP    Feature = "tcp"    // streams of KindTCP
+	FeatureState  Feature = "state"  // state messages
+	FeatureReport Feature = "report" // streams of KindReport
+	FeatureLogs   Feature = "logs"   // streams of KindLogs
 )
 
 // Features lists what this package offers.
-func Features() []Feature { return []Feature{FeatureDrain, FeatureTCP} }
+func Features() []Feature {
+	return []Feature{FeatureDrain, FeatureTCP, FeatureState, FeatureReport, FeatureLogs}
+}
+
+// AppState is whether the app beside an agent takes connections. While no agent
+// of an app says ready, the relay holds what it has for the app.
+type AppState string
+
+// The states.
+const (
+	StateReady    AppState = "ready"    // it listens where it should
+	StateStarting AppState = "starting" // not yet, but it may still: requests wait for it
+	StateFailed   AppState = "failed"   // no longer, or too late: requests are refused
+)
+
+// normal is s as this version knows it: whatever a later version says is a state
+// in which the app is not to be sent anything.
+func (s AppState) normal() AppState {
+	switch s {
+	case "", StateReady:
+		return StateReady
+	case StateStarting:
+		return s
+	}
+	return StateFailed
+}
 
 // Hello is the agent's first message.
 type Hello struct {
@@ -40,6 +68,9 @@ type Hello struct {
 	// Tunnel counts 0 … Tunnels-1: an agent holds several sessions.
 	Tunnel  int `json:"tunnel"`
 	Tunnels int `json:"tunnels"`
+
+	// State is the app's at this moment; "" is ready. See Session.SetState.
+	State AppState `json:"state,omitempty"`
 
 	Platform string `json:"platform,omitempty"` // heroku, render, …
 	Process  string `json:"process,omitempty"`  // web, worker
@@ -73,7 +104,7 @@ func (h *Hello) validate() error {
 		return Errorf(CodeBadMessage, "hello is for tunnel %d of %d, expected 0 to %d of at most %d",
 			h.Tunnel, h.Tunnels, h.Tunnels-1, MaxTunnels)
 	}
-	for _, s := range []string{h.Agent, h.Instance, h.BootID, h.Platform, h.Process, h.Release, h.Commit, h.Region} {
+	for _, s := range []string{h.Agent, h.Instance, h.BootID, string(h.State), h.Platform, h.Process, h.Release, h.Commit, h.Region} {
 		if err := checkName(s); err != nil {
 			return err
 		}

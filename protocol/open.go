@@ -7,6 +7,9 @@ type Kind string
 const (
 	KindHTTP Kind = "http" // relay: HTTP/1.1 to the app, kept alive over many requests
 	KindTCP  Kind = "tcp"  // relay: plain bytes to Addr beside the app, "" is the app's own port
+
+	KindReport Kind = "report" // agent: a Report after the other, for as long as the app runs
+	KindLogs   Kind = "logs"   // relay: Reports with the lines that Logs asks for come back
 )
 
 // Open starts a stream: it is the first message on it, from the side that
@@ -17,6 +20,8 @@ type Open struct {
 	// Addr is host:port for kinds that need one, at most 262 bytes: a name of
 	// 255, a colon and a port.
 	Addr string `json:"addr,omitempty"`
+	// Logs is the question of KindLogs.
+	Logs *LogQuery `json:"logs,omitempty"`
 }
 
 const maxAddr = 262

@@ -87,6 +87,9 @@ type Handler struct {
 	Stream  func(ctx context.Context, s *Stream)
 	Drain   func(Drain) // the peer is going to end; it has stopped taking new streams
 	Suspect func()      // one heartbeat went unanswered
+	// State: the agent says how its app is. Before the first call it is as
+	// Hello().State has it.
+	State func(state AppState, why string)
 }
 
 // Drain announces the end of a session.
@@ -282,6 +285,15 @@ func (s *Session) Drain(ctx context.Context, d Drain) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// SetState tells the relay how the app is. Of an agent only; a relay without
+// FeatureState is not told and takes every app for ready.
+func (s *Session) SetState(state AppState, why string) error {
+	if !s.Has(FeatureState) {
+		return nil
+	}
+	return s.send(Control{Type: FrameState, State: state, Message: why})
 }
 
 // Close ends the session: it tells the peer why, gives what is already written

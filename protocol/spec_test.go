@@ -110,7 +110,7 @@ func same(t *testing.T, what string, inSpec, inProgram []string) {
 
 func TestSpecHasEveryNameThatTheProgramHas(t *testing.T) {
 	for header, typ := range map[string]string{
-		"type | sent by": "FrameType", "feature |": "Feature", "kind |": "Kind",
+		"type | sent by": "FrameType", "feature |": "Feature", "kind |": "Kind", "state |": "AppState",
 	} {
 		same(t, typ, column(table(t, header), 0), constants(t, typ))
 	}
@@ -141,6 +141,8 @@ func TestSpecNumbersTheCodesAsTheProgramDoes(t *testing.T) {
 func TestSpecListsTheKeysOfEveryMessage(t *testing.T) {
 	for header, v := range map[string]any{
 		"key | JSON type": Control{}, "key of `hello`": Hello{}, "key of `welcome`": Welcome{}, "key of `open`": Open{}, "key of the reply": Reply{},
+		"key of a report": Report{}, "key of a line": Line{}, "key of `vitals`": Vitals{}, "key of a socket": Socket{},
+		"key of `findings`": Findings{}, "key of a finding": Finding{}, "key of `exit`": Exit{}, "key of `logs`": LogQuery{},
 	} {
 		keys := map[string]string{}
 		for f := range reflect.TypeOf(v).Fields() {
@@ -160,7 +162,12 @@ func TestSpecListsTheKeysOfEveryMessage(t *testing.T) {
 }
 
 func jsonType(typ reflect.Type) string {
+	if typ == reflect.TypeFor[time.Time]() {
+		return "string"
+	}
 	switch typ.Kind() {
+	case reflect.Bool:
+		return "true or false"
 	case reflect.String:
 		return "string"
 	case reflect.Slice:
@@ -173,7 +180,7 @@ func jsonType(typ reflect.Type) string {
 
 func TestSpecSaysWhichKeysAMessageHas(t *testing.T) {
 	full := Control{
-		ID: 1, Hello: &Hello{}, Welcome: &Welcome{}, Code: "c", Message: "m", GraceMS: 1, ReconnectMS: 1, RetryAfterMS: 1,
+		ID: 1, Hello: &Hello{}, Welcome: &Welcome{}, Code: "c", Message: "m", GraceMS: 1, ReconnectMS: 1, RetryAfterMS: 1, State: "s",
 	}
 	known := map[string]bool{}
 	for f := range reflect.TypeOf(full).Fields() {

@@ -19,6 +19,11 @@ type App struct {
 	Team      string // cost centre and metric label; may be empty
 	CreatedAt time.Time
 
+	// PublicURL is where the app's own platform serves it. When no agent is
+	// connected, the relay requests it once, which wakes an app that sleeps. "" for
+	// none.
+	PublicURL string
+
 	Ingress   Ingress
 	Endpoints map[string]Endpoint // by name; from the manifest only
 	Quota     Quota

@@ -44,3 +44,6 @@ func NewRequestID(now time.Time) string { return newID("req_", now) }
 
 // NewSessionID names one agent's session in logs on both sides.
 func NewSessionID(now time.Time) string { return newID("ses_", now) }
+
+// NewLastWordsID names how one instance ended.
+func NewLastWordsID(now time.Time) LastWordsID { return LastWordsID(newID("lw_", now)) }
