@@ -45,7 +45,7 @@ var rows = []row{
 		},
 		testsMay: []string{"protocol/protocoltest", "github.com/hashicorp/yamux"}}, // the peer to understand
 	{pkg: "protocol/protocoltest", may: []string{"protocol"}},
-	{pkg: "protocol/api"},
+	{pkg: "protocol/api", may: []string{"protocol"}},
 
 	{pkg: "relay", may: []string{"protocol"}, outside: []string{"go.yaml.in/yaml/v3"}},
 	{pkg: "relay/*", may: []string{"protocol", "relay"}, testsMay: []string{"protocol/protocoltest"}},
@@ -66,6 +66,9 @@ var rows = []row{
 	{pkg: "agent", may: []string{"agent/*", "protocol"}, testsMay: []string{"protocol/protocoltest"}},
 	{pkg: "agent/*", may: []string{"protocol"}, testsMay: []string{"protocol/protocoltest"}},
 	{pkg: "agent/run", outside: []string{"golang.org/x/sys/unix"}},
+	{pkg: "agent/proc"}, // a leaf: what the kernel says
+	{pkg: "agent/doctor", may: []string{"protocol", "agent/proc"}, outside: []string{"golang.org/x/sys/unix"}},
+	{pkg: "agent/conceal", outside: []string{"golang.org/x/sys/unix"}},
 
 	{pkg: "web"},
 	{pkg: "cmd/postern", may: []string{"agent", "agent/*", "protocol", "protocol/api"}},

@@ -95,7 +95,7 @@ func (s *Session) handleControl(c Control, h Handler) bool {
 		s.once.Do(func() { close(s.drained) })
 	case FrameState:
 		if h.State != nil {
-			h.State(c.State.normal(), c.Message)
+			h.State(c.State.Known(), c.Message)
 		}
 	case FrameClose:
 		s.shut(&Error{Code: c.Code, Message: c.Message, Err: ErrClosedByPeer})

@@ -15,4 +15,7 @@ const (
 	// HeaderResignSecret is the one header of this family that the relay takes from
 	// outside, and only in its own API: the secret to sign streamed events with.
 	HeaderResignSecret = "Postern-Resign-Secret"
+	// HeaderAuthorization is an operator's token on a request for an app, which may
+	// have an Authorization of its own. The app does not get it.
+	HeaderAuthorization = HeaderPrefix + "Authorization"
 )

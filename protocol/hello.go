@@ -42,9 +42,9 @@ const (
 	StateFailed   AppState = "failed"   // no longer, or too late: requests are refused
 )
 
-// normal is s as this version knows it: whatever a later version says is a state
+// Known is s as this version knows it: whatever a later version says is a state
 // in which the app is not to be sent anything.
-func (s AppState) normal() AppState {
+func (s AppState) Known() AppState {
 	switch s {
 	case "", StateReady:
 		return StateReady

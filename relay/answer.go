@@ -21,6 +21,14 @@ const RetryAfter = 5 * time.Second
 // Only an *Error's own message is shown; any other error is an "internal" one
 // whose text stays in the log.
 func WriteError(w http.ResponseWriter, requestID string, err error) {
+	WriteDiagnosis(w, requestID, err, nil)
+}
+
+// WriteDiagnosis is WriteError for somebody who may see the inside of the app:
+// the answer has what the port doctor found besides.
+//
+//	{"error":{…},"findings":[{"code":"PORT02","cause":"…","evidence":"…","fix":"…"}]}
+func WriteDiagnosis(w http.ResponseWriter, requestID string, err error, findings []protocol.Finding) {
 	code, message, reason := Code("internal"), "the relay failed; its log has the reason under this request id", ""
 	var e *Error
 	if errors.As(err, &e) {
@@ -44,7 +52,10 @@ func WriteError(w http.ResponseWriter, requestID string, err error) {
 		Message   string `json:"message"`
 		RequestID string `json:"request_id,omitempty"`
 	}
-	body, _ := json.Marshal(map[string]detail{"error": {code, reason, message, requestID}})
+	body, _ := json.Marshal(struct {
+		Error    detail             `json:"error"`
+		Findings []protocol.Finding `json:"findings,omitempty"`
+	}{detail{code, reason, message, requestID}, findings})
 	w.WriteHeader(status)
 	w.Write(append(body, '\n'))
 }

@@ -23,6 +23,7 @@ const (
 	RateLimited  Code = "rate_limited"  // 429 a limit of this app or endpoint
 	Unavailable  Code = "unavailable"   // 503 the relay itself cannot do it now
 	NoAgent      Code = "no_agent"      // 503 no agent of the app is connected
+	AppStarting  Code = "app_starting"  // 503 the app beside the agent does not listen yet
 	Draining     Code = "draining"      // 503 the relay is stopping
 	Overloaded   Code = "overloaded"    // 503 the app's share of the relay is used up
 	AppRefused   Code = "app_refused"   // 502 the app does not accept connections
@@ -50,7 +51,7 @@ func (c Code) Status() int {
 		return http.StatusRequestEntityTooLarge
 	case RateLimited:
 		return http.StatusTooManyRequests
-	case Unavailable, NoAgent, Draining, Overloaded:
+	case Unavailable, NoAgent, AppStarting, Draining, Overloaded:
 		return http.StatusServiceUnavailable
 	case AppRefused, AppRejected, AppReset:
 		return http.StatusBadGateway

@@ -166,7 +166,7 @@ func (o Outcome) Counts() bool {
 // OutcomeOf says what an attempt means that ended with err and without an answer.
 func OutcomeOf(err error) Outcome {
 	switch CodeOf(err) {
-	case NoAgent, AppRefused, Draining, Overloaded:
+	case NoAgent, AppStarting, AppRefused, Draining, Overloaded:
 		return OutcomeUnsent
 	case AppTimeout:
 		return OutcomeTimeout

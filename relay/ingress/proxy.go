@@ -82,7 +82,21 @@ func (s *Server) proxyError(w http.ResponseWriter, r *http.Request, err error) {
 		panic(http.ErrAbortHandler)
 	}
 	s.log.Warn("request failed", "request_id", c.id, "app", c.app.ID, "method", r.Method, "err", err)
-	relay.WriteError(w, c.id, err)
+	relay.WriteDiagnosis(w, c.id, err, s.diagnosis(r, c))
+}
+
+// diagnosis is what the port doctor found of the app, for those who may know.
+// Their token is in Postern-Authorization, or in Authorization where the app
+// itself has no use for it.
+func (s *Server) diagnosis(r *http.Request, c *call) []protocol.Finding {
+	for _, header := range []string{c.operator, r.Header.Get("Authorization")} {
+		scheme, token, _ := strings.Cut(strings.TrimSpace(header), " ")
+		token = strings.TrimSpace(token)
+		if strings.EqualFold(scheme, "Bearer") && token != "" && s.cfg.Operator(r.Context(), token, c.app.ID) {
+			return s.cfg.Findings(c.app.ID)
+		}
+	}
+	return nil
 }
 
 // abortLoudly makes an aborted answer end with a reset: for a client that reads

@@ -62,6 +62,11 @@ type Config struct {
 	// Facts are those of a webhook provider; default knows none.
 	Facts func(provider string) relay.ProviderFacts
 
+	// Operator reports whether token is one whose holder may see the inside of app;
+	// Findings are what the port doctor says of it. Default: nobody.
+	Operator func(ctx context.Context, token string, app relay.AppID) bool
+	Findings func(app relay.AppID) []protocol.Finding
+
 	PublicURL      *url.URL
 	AppsDomain     string         // apps are at <app>.<AppsDomain>
 	TrustedProxies []netip.Prefix // whose X-Forwarded-* count
@@ -84,6 +89,9 @@ func New(cfg Config) *Server {
 	cfg.Idle = cmp.Or(cfg.Idle, 5*time.Minute)
 	if cfg.Facts == nil {
 		cfg.Facts = func(string) relay.ProviderFacts { return relay.ProviderFacts{} }
+	}
+	if cfg.Operator == nil || cfg.Findings == nil {
+		cfg.Operator = func(context.Context, string, relay.AppID) bool { return false }
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -138,6 +146,7 @@ type call struct {
 	remote    netip.Addr // the client, behind trusted proxies; zero when it cannot be read
 	forwarded string     // X-Forwarded-For for the app
 	proto     string     // "http" or "https", as the client spoke it
+	operator  string     // the Postern-Authorization header, as it came
 	app       relay.App  // of an app's host; zero otherwise
 }
 
@@ -170,6 +179,7 @@ func (s *Server) sanitize(r *http.Request, api bool) *call {
 	if r.TLS != nil {
 		c.proto = "https"
 	}
+	c.operator = r.Header.Get(protocol.HeaderAuthorization)
 	secret := r.Header[protocol.HeaderResignSecret]
 	stripOwn(r.Header)
 	if api && secret != nil {

@@ -25,6 +25,8 @@ type Limits struct {
 	// ParkFor is for how long after the last agent left (or the relay started)
 	// requests are parked at all; later ones are refused at once. Default 2 min.
 	ParkFor time.Duration
+	// ParkWaking is Park for an app that is being woken. Default 25 s.
+	ParkWaking time.Duration
 	// MaxParked is how many requests of one app may wait. Default 512.
 	MaxParked int
 }
@@ -33,6 +35,7 @@ func (l Limits) withDefaults() Limits {
 	l.Memory = cmp.Or(l.Memory, 512<<20)
 	l.Park = cmp.Or(l.Park, 8*time.Second)
 	l.ParkFor = cmp.Or(l.ParkFor, 2*time.Minute)
+	l.ParkWaking = cmp.Or(l.ParkWaking, 25*time.Second)
 	l.MaxParked = cmp.Or(l.MaxParked, 512)
 	return l
 }
@@ -46,8 +49,13 @@ const streamCost = 256 << 10
 type Registry struct {
 	limits  Limits
 	started time.Time
-	// connected is called, outside the lock, when an app gets a tunnel.
+	// connected is called, outside the lock, when an app gets a tunnel that takes
+	// work.
 	connected func(relay.AppID)
+	// Absent, when set, is called outside the lock for a request that finds no agent
+	// of its app. True says that the app is being woken and is worth waiting for, for
+	// Limits.ParkWaking. Set it before the first request.
+	Absent func(relay.AppID) bool
 
 	mu     sync.Mutex
 	apps   map[relay.AppID]*appTunnels // guarded by mu; never shrinks below the known apps
@@ -134,17 +142,60 @@ func (r *Registry) add(t *Tunnel) (replaces int, ok bool) {
 		older = slices.DeleteFunc(older, func(o *Tunnel) bool { return o.sess.Hello().BootID != hello.BootID })
 	}
 	a.tunnels = append(a.tunnels, t)
-	if a.waiting != nil {
-		close(a.waiting)
-		a.waiting = nil
+	willing := t.willing()
+	if willing {
+		a.wakeLocked()
+	} else {
+		// What this one replaces may have the app ready and goes on until it is, or
+		// leaves.
+		older = slices.DeleteFunc(older, func(o *Tunnel) bool { return o.sess.Hello().BootID != hello.BootID })
 	}
 	r.mu.Unlock()
 	for _, old := range older {
 		old.advance(replaced)
 		r.retire(old)
 	}
-	r.connected(t.app)
+	if willing {
+		r.connected(t.app)
+	}
 	return len(older), true
+}
+
+// wakeLocked lets those who wait look again.
+func (a *appTunnels) wakeLocked() {
+	if a.waiting != nil {
+		close(a.waiting)
+		a.waiting = nil
+	}
+}
+
+// setAppState takes the agent's word on its app. Once ready, t takes the place of
+// earlier boots of its instance, as add would have had it.
+func (r *Registry) setAppState(t *Tunnel, state protocol.AppState, why string) {
+	hello := t.sess.Hello()
+	r.mu.Lock()
+	was := t.willing()
+	t.says(state, why)
+	became := t.willing() && !was
+	a := r.appLocked(t.app)
+	a.wakeLocked() // a state that failed ends the waiting too
+	var older []*Tunnel
+	if became && t.current() == live {
+		boots := a.boots[hello.Instance]
+		for _, old := range a.tunnels {
+			h := old.sess.Hello()
+			if h.Instance == hello.Instance && slices.Index(boots, h.BootID) < slices.Index(boots, hello.BootID) {
+				older = append(older, old)
+			}
+		}
+	}
+	r.mu.Unlock()
+	for _, old := range older {
+		old.advance(replaced)
+	}
+	if became {
+		r.connected(t.app)
+	}
 }
 
 // remove forgets t.
@@ -169,7 +220,7 @@ func (a *appTunnels) pickLocked(tried []*Tunnel) *Tunnel {
 	a.next++
 	for i := range n {
 		t := a.tunnels[(a.next+i)%n]
-		if t.current() >= draining || slices.Contains(tried, t) {
+		if !t.willing() || slices.Contains(tried, t) {
 			continue
 		}
 		if best == nil || t.current() < best.current() ||
@@ -186,6 +237,7 @@ func (a *appTunnels) pickLocked(tried []*Tunnel) *Tunnel {
 // change that.
 func (r *Registry) acquire(ctx context.Context, app relay.AppID, past *attempts) (*Tunnel, error) {
 	var expired <-chan time.Time
+	asked, waking := false, false
 	for {
 		r.mu.Lock()
 		a := r.appLocked(app)
@@ -202,7 +254,13 @@ func (r *Registry) acquire(ctx context.Context, app relay.AppID, past *attempts)
 			r.mu.Unlock()
 			return nil, past.err
 		}
-		if err := r.parkLocked(a, app); err != nil {
+		if !asked && r.Absent != nil && !a.presentLocked() {
+			asked = true
+			r.mu.Unlock()
+			waking = r.Absent(app)
+			continue // an agent may have come meanwhile
+		}
+		if err := r.parkLocked(a, app, waking); err != nil {
 			r.mu.Unlock()
 			return nil, cmp.Or(past.err, err)
 		}
@@ -210,18 +268,54 @@ func (r *Registry) acquire(ctx context.Context, app relay.AppID, past *attempts)
 		r.mu.Unlock()
 
 		if expired == nil {
-			timer := time.NewTimer(r.limits.Park)
+			limit := r.limits.Park
+			if waking {
+				limit = r.limits.ParkWaking
+			}
+			timer := time.NewTimer(limit)
 			defer timer.Stop()
 			expired = timer.C
 		}
-		err := await(ctx, came, expired, app)
+		late, err := await(ctx, came, expired)
 		r.mu.Lock()
 		a.parked--
+		if late {
+			err = a.whyNoneLocked(app)
+		}
 		r.mu.Unlock()
 		if err != nil {
 			return nil, cmp.Or(past.err, err)
 		}
 	}
+}
+
+// presentLocked reports whether an agent is here that stays, whatever its app does.
+func (a *appTunnels) presentLocked() bool {
+	return slices.ContainsFunc(a.tunnels, func(t *Tunnel) bool { return t.current() < draining })
+}
+
+// whyNoneLocked is why no tunnel is willing: no agent is here, its app is still
+// starting, or none of the apps is any more.
+func (a *appTunnels) whyNoneLocked(app relay.AppID) error {
+	var failed string
+	here := false
+	for _, t := range a.tunnels {
+		if t.current() >= draining {
+			continue
+		}
+		here = true
+		switch state, why := t.AppState(); state {
+		case protocol.StateFailed:
+			failed = cmp.Or(why, "it does not listen where it should")
+		default: // ready: it has become so this instant, or was tried already
+			return relay.Errorf(relay.AppStarting, "app %s is still starting", app)
+		}
+	}
+	if !here {
+		return noAgent(app)
+	}
+	// Why is for operators: it tells of the app's inside.
+	return &relay.Error{Code: relay.AppRefused, Message: "app " + string(app) + " does not accept connections", Err: errors.New(failed)}
 }
 
 // attempts is what one request has tried so far.
@@ -243,10 +337,13 @@ func (p *attempts) again(t *Tunnel, err error) bool {
 }
 
 // parkLocked takes a place among the waiting, or says why there is none.
-func (r *Registry) parkLocked(a *appTunnels, app relay.AppID) error {
-	recently := len(a.tunnels) > 0 || time.Since(a.lastSeen) < r.limits.ParkFor
+func (r *Registry) parkLocked(a *appTunnels, app relay.AppID, waking bool) error {
+	if err := a.whyNoneLocked(app); relay.CodeOf(err) == relay.AppRefused {
+		return err
+	}
+	recently := waking || len(a.tunnels) > 0 || time.Since(a.lastSeen) < r.limits.ParkFor
 	if !recently || a.parked >= r.limits.MaxParked || r.closed {
-		return noAgent(app)
+		return a.whyNoneLocked(app)
 	}
 	a.parked++
 	if a.waiting == nil {
@@ -255,15 +352,15 @@ func (r *Registry) parkLocked(a *appTunnels, app relay.AppID) error {
 	return nil
 }
 
-// await waits for a tunnel to come.
-func await(ctx context.Context, came <-chan struct{}, expired <-chan time.Time, app relay.AppID) error {
+// await waits for a tunnel to come; late says that none did in time.
+func await(ctx context.Context, came <-chan struct{}, expired <-chan time.Time) (late bool, err error) {
 	select {
 	case <-came:
-		return nil
+		return false, nil
 	case <-expired:
-		return noAgent(app)
+		return true, nil
 	case <-ctx.Done():
-		return ctx.Err()
+		return false, ctx.Err()
 	}
 }
 
@@ -341,7 +438,7 @@ func (r *Registry) Connected(app relay.AppID) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	a := r.apps[app]
-	return a != nil && slices.ContainsFunc(a.tunnels, func(t *Tunnel) bool { return t.current() < draining })
+	return a != nil && slices.ContainsFunc(a.tunnels, (*Tunnel).willing)
 }
 
 // Tunnels lists the tunnels of this node by app and age.

@@ -27,7 +27,7 @@ func connect(t *testing.T, r *Registry, app relay.AppID, hello protocol.Hello, h
 	hello.Tunnels = protocol.MaxTunnels
 	agent, ours := protocoltest.Pipe(t, protocoltest.Options{Hello: hello})
 	l := &link{
-		tunnel: &Tunnel{app: app, token: relay.TokenID("tok_" + hello.Instance), sess: ours, since: time.Now()},
+		tunnel: newTunnel(relay.Principal{App: app, Token: relay.TokenID("tok_" + hello.Instance)}, ours),
 		agent:  agent, ended: make(chan error, 1),
 	}
 	served := make(chan struct{}, 2)
@@ -39,7 +39,10 @@ func connect(t *testing.T, r *Registry, app relay.AppID, hello protocol.Hello, h
 		t.Fatal("the registry takes no tunnels")
 	}
 	go func() {
-		ours.Run(context.Background(), protocol.Handler{Drain: func(protocol.Drain) { l.tunnel.advance(draining) }})
+		ours.Run(context.Background(), protocol.Handler{
+			Drain: func(protocol.Drain) { l.tunnel.advance(draining) },
+			State: func(state protocol.AppState, why string) { r.setAppState(l.tunnel, state, why) },
+		})
 		r.remove(l.tunnel)
 		served <- struct{}{}
 	}()
@@ -486,7 +489,7 @@ func TestDrainGivesEachAgentATurnOfItsOwn(t *testing.T) {
 		}
 		acquireNow(t, r) // requests that are here already are still carried
 		_, ours := protocoltest.Pipe(t, protocoltest.Options{})
-		if _, ok := r.add(&Tunnel{app: "shop", sess: ours}); ok {
+		if _, ok := r.add(newTunnel(relay.Principal{App: "shop"}, ours)); ok {
 			t.Error("a tunnel was taken after the drain began")
 		}
 	})

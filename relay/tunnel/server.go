@@ -130,7 +130,7 @@ func (s *Server) welcome(app relay.AppID) protocol.Welcome {
 // run is one tunnel's life.
 func (s *Server) run(sess *protocol.Session, who relay.Principal) {
 	defer s.running.Done()
-	t := &Tunnel{app: who.App, token: who.Token, sess: sess, since: time.Now()}
+	t := newTunnel(who, sess)
 	// Made when something is to be said: a thousand idle tunnels would keep it.
 	log := func() *slog.Logger {
 		return s.cfg.Logger.With("app", t.app, "instance", t.Instance(), "session", sess.Welcome().Session)
@@ -152,6 +152,10 @@ func (s *Server) run(sess *protocol.Session, who relay.Principal) {
 			t.advance(draining)
 			log().Info("agent drains", "reason", d.Reason, "grace", d.Grace)
 		},
+	}
+	h.State = func(state protocol.AppState, why string) {
+		log().Info("app is "+string(state), "why", why)
+		s.cfg.Registry.setAppState(t, state, why)
 	}
 	if s.cfg.Stream != nil {
 		h.Stream = func(ctx context.Context, st *protocol.Stream) { s.cfg.Stream(ctx, t, st) }

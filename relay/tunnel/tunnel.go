@@ -41,11 +41,22 @@ type Tunnel struct {
 	sess  *protocol.Session
 	since time.Time
 
-	state    atomic.Int32 // a state; only ever grows
-	inFlight atomic.Int32 // streams in use
+	state    atomic.Int32            // a state; only ever grows
+	word     atomic.Pointer[appWord] // the agent's latest about its app
+	inFlight atomic.Int32            // streams in use
 
 	mu   sync.Mutex
 	idle []*conn // guarded by mu; kept-alive streams, the latest used last
+}
+
+func newTunnel(who relay.Principal, sess *protocol.Session) *Tunnel {
+	t := &Tunnel{app: who.App, token: who.Token, sess: sess, since: time.Now()}
+	state := protocol.StateReady
+	if sess.Has(protocol.FeatureState) {
+		state = sess.Hello().State.Known()
+	}
+	t.says(state, "")
+	return t
 }
 
 // App is whose tunnel it is.
@@ -56,6 +67,26 @@ func (t *Tunnel) Instance() string { return t.sess.Hello().Instance }
 
 // InFlight is how many streams are in use.
 func (t *Tunnel) InFlight() int { return int(t.inFlight.Load()) }
+
+// appWord is what an agent says of its app.
+type appWord struct {
+	state protocol.AppState
+	why   string
+}
+
+// says keeps the agent's word.
+func (t *Tunnel) says(state protocol.AppState, why string) { t.word.Store(&appWord{state, why}) }
+
+// AppState is what the agent last said of its app, and why.
+func (t *Tunnel) AppState() (protocol.AppState, string) {
+	w := t.word.Load()
+	return w.state, w.why
+}
+
+// willing reports whether t takes new work for its app.
+func (t *Tunnel) willing() bool {
+	return t.current() < draining && t.word.Load().state == protocol.StateReady
+}
 
 func (t *Tunnel) current() state { return state(t.state.Load()) }
 
