@@ -2,6 +2,7 @@ package relay
 
 import (
 	"net/netip"
+	"net/url"
 	"strings"
 	"unicode/utf8"
 )
@@ -15,10 +16,11 @@ const (
 )
 
 func (r *manifestReader) readApp(p place) App {
-	f := r.fields(p, "team", "ingress", "endpoints", "quota", "egress", "debug")
+	f := r.fields(p, "team", "public_url", "ingress", "endpoints", "quota", "egress", "debug")
 	app := App{
 		ID:        AppID(p.name),
 		Team:      r.readTeam(f["team"]),
+		PublicURL: r.readPublicURL(AppID(p.name), f["public_url"]),
 		Ingress:   r.readIngress(AppID(p.name), f["ingress"]),
 		Endpoints: map[string]Endpoint{},
 		Quota:     r.readQuota(f["quota"]),
@@ -52,6 +54,25 @@ func (r *manifestReader) readTeam(p place) string {
 		return s, ""
 	})
 	return team
+}
+
+// readPublicURL reads where the app's own platform serves it. An address of this
+// relay would wake nobody.
+func (r *manifestReader) readPublicURL(app AppID, p place) string {
+	if !p.given() {
+		return ""
+	}
+	s := r.readURL(p)
+	u, err := url.Parse(s)
+	if err != nil || s == "" {
+		return ""
+	}
+	host := strings.ToLower(u.Hostname())
+	if d := r.opts.AppsDomain; d != "" && strings.HasSuffix(host, "."+d) {
+		r.fail(p, "expected the address at the app's own platform, %s is an address of this relay", host)
+		return ""
+	}
+	return s
 }
 
 // readQuota reads how much of an app is kept. There is no 0: it would mean that

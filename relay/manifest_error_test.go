@@ -106,7 +106,9 @@ func TestWhatIsWrongInAnApp(t *testing.T) {
 	const head = "version: 1\napps:\n  a:\n" // the line under test is line 4
 	tests := []struct{ name, line, want string }{
 		{"an app that is a text", "    shop", `m.yaml:4:5: apps.a: expected a mapping, found a text`},
-		{"a mistyped section", "    endpoint: {}", `m.yaml:4:5: apps.a: unknown key "endpoint"; expected one of team, ingress, endpoints, quota, egress, debug; did you mean "endpoints"?`},
+		{"a public URL that is none", "    public_url: shop.onrender.com", `m.yaml:4:17: apps.a.public_url: expected a URL such as https://hooks.example.com/stripe, which begins with https:// or http://`},
+		{"a public URL of the relay's own", "    public_url: https://a.apps.example/", `m.yaml:4:17: apps.a.public_url: expected the address at the app's own platform, a.apps.example is an address of this relay`},
+		{"a mistyped section", "    endpoint: {}", `m.yaml:4:5: apps.a: unknown key "endpoint"; expected one of team, public_url, ingress, endpoints, quota, egress, debug; did you mean "endpoints"?`},
 		{"a team that is a number", "    team: 4711", "m.yaml:4:11: apps.a.team: expected a team name of 1 to 64 characters, found a number; put it in quotes"},
 		{"a team without a value", "    team:", "m.yaml:4:5: apps.a.team: expected a team name of 1 to 64 characters, found nothing"},
 		{"a team that is a list", "    team: [x]", "m.yaml:4:11: apps.a.team: expected a team name of 1 to 64 characters, found a list"},
@@ -274,7 +276,7 @@ func TestAllErrorsComeSortedByPosition(t *testing.T) {
 	want := strings.Join([]string{
 		`m.yaml:4:23: apps.a.debug.approval: expected one of none, required, found "x"`,
 		`m.yaml:5:11: apps.a.team: expected a team name of 1 to 64 characters, found a number; put it in quotes`,
-		`m.yaml:6:5: apps.a: unknown key "foo"; expected one of team, ingress, endpoints, quota, egress, debug`,
+		`m.yaml:6:5: apps.a: unknown key "foo"; expected one of team, public_url, ingress, endpoints, quota, egress, debug`,
 		`m.yaml:7:9: egress: expected a mapping, found a number`,
 	}, "\n")
 	if got != want {

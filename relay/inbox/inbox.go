@@ -51,6 +51,9 @@ type Config struct {
 
 	// Connected reports whether an agent of the app is here; required.
 	Connected func(app relay.AppID) bool
+	// Absent is called, every few seconds, while a delivery for the app is due and no
+	// agent of it is here. It must not wait. Default does nothing.
+	Absent func(app relay.AppID)
 
 	// URLs reaches the destinations that are URLs. It follows no redirect, and
 	// gives up when the request's context ends. Without it, their deliveries wait.

@@ -90,6 +90,9 @@ func (l *lane) expect(t time.Time) {
 // expectNow notes that a delivery is due already.
 func (l *lane) expectNow() { l.more = true }
 
+// due reports whether there may be deliveries whose time has come.
+func (l *lane) due() bool { return l.more || len(l.held) > 0 }
+
 // look takes in the destination as the manifest has it now, and whether it can
 // be reached. An app that just came back starts with one at a time. A lane that
 // nobody has looked at before knows only from connected, the time an agent last

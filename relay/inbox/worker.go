@@ -198,6 +198,9 @@ func (b *Inbox) serve(ctx context.Context, l *lane) {
 		connected = time.Time{}
 	}
 	l.look(dest, up, connected, now)
+	if !up && dest.URL == "" && l.due() && b.cfg.Absent != nil {
+		b.cfg.Absent(l.id.app)
+	}
 	b.giveBackLocked(l, now)
 	for h, probe, ok := l.next(now); ok; h, probe, ok = l.next(now) {
 		f := b.flightLocked(l, ep, dest, h)

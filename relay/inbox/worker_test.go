@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -135,6 +136,35 @@ func TestWithoutAnAgentNobodyClaims(t *testing.T) {
 		f.settle()
 		if d := f.store.one(); d.State != relay.DeliveryDone {
 			t.Errorf("the agent is there, and the delivery is %+v", d)
+		}
+	})
+}
+
+// Somebody may be able to wake an app that sleeps, but only when there is work.
+func TestAnAbsentAppIsAskedForOnlyWhileSomethingIsDue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var asked atomic.Int32
+		f := newFixture(t, func(c *Config) { c.Absent = func(relay.AppID) { asked.Add(1) } })
+		f.connected = false
+		f.run()
+		defer f.halt()
+		f.pass(time.Minute)
+		if n := asked.Load(); n != 0 {
+			t.Fatalf("asked for %d times without any work", n)
+		}
+		f.receive("1")
+		f.pass(time.Minute)
+		if n := asked.Load(); n < 2 || n > 30 {
+			t.Fatalf("asked for %d times in a minute with a webhook waiting", n)
+		}
+		f.set(func() { f.connected = true })
+		f.inbox.AgentConnected(testApp)
+		f.pass(time.Minute)
+		asked.Store(0)
+		f.set(func() { f.connected = false })
+		f.pass(time.Minute)
+		if n := asked.Load(); n != 0 {
+			t.Errorf("asked for %d times after all was delivered", n)
 		}
 	})
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/posternhq/postern/relay/provider"
 	"github.com/posternhq/postern/relay/sqlite"
 	"github.com/posternhq/postern/relay/tunnel"
+	"github.com/posternhq/postern/relay/wake"
 )
 
 // Node is one relay process. Make one with New, then call Run once.
@@ -41,6 +42,7 @@ type Node struct {
 	watcher     *ManifestWatcher // nil without a manifest
 	registry    *tunnel.Registry
 	tunnels     *tunnel.Server
+	waker       *wake.Waker
 	inbox       *inbox.Inbox
 	api         *admin.Server
 	public      *http.Server
@@ -120,6 +122,7 @@ func (n *Node) stop(stopParts func(), running *sync.WaitGroup) {
 	log := n.cfg.Logger
 	log.Info("relay stops", "grace", n.cfg.Grace)
 	n.health.ready.Store(false)
+	n.waker.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), n.cfg.Grace)
 	defer cancel()
 	told, done := context.WithTimeout(ctx, 2*time.Second)
@@ -219,6 +222,13 @@ func (n *Node) applyManifest(m *relay.Manifest) {
 
 func (n *Node) buildTunnels(verifier *auth.Verifier) {
 	n.registry = tunnel.NewRegistry(n.cfg.Limits, func(id relay.AppID) { n.inbox.AgentConnected(id) })
+	n.waker = wake.New(wake.Config{
+		URL:       func(app relay.AppID) string { a, _ := n.directory.manifest.Load().App(app); return a.PublicURL },
+		Visit:     newVisitor().visit,
+		Connected: n.registry.Connected,
+		Logger:    n.cfg.Logger,
+	})
+	n.registry.Absent = n.waker.Wake
 	n.tunnels = tunnel.NewServer(tunnel.ServerConfig{
 		Registry: n.registry,
 		Authorize: func(r *http.Request) (relay.Principal, error) {
@@ -241,7 +251,7 @@ func (n *Node) buildInbox(verifier *auth.Verifier) {
 	n.inbox = inbox.New(inbox.Config{
 		Store: n.store, Node: n.name, Endpoint: n.directory.Endpoint,
 		Verify: rules.Verify, Explain: n.explain(rules), Resign: rules.Resign, Facts: provider.Facts,
-		App: apps, Connected: n.registry.Connected, URLs: newOutward(), Quota: n.directory.quota,
+		App: apps, Connected: n.registry.Connected, Absent: func(app relay.AppID) { n.waker.Wake(app) }, URLs: newOutward(), Quota: n.directory.quota,
 		DrainTimeout: n.cfg.Grace / 2, Logger: n.cfg.Logger,
 	})
 	n.api = admin.New(admin.Config{

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	neturl "net/url"
 	"strings"
 	"time"
 )
@@ -58,6 +59,41 @@ func (f *fetcher) fetch(ctx context.Context, url string) ([]byte, error) {
 		return nil, fmt.Errorf("fetch %s: %w", r.URL.Host, err)
 	}
 	return body, nil
+}
+
+// visitor makes requests of which only the making counts.
+type visitor struct{ client *http.Client }
+
+// newVisitor follows a few redirects: platforms send http to https.
+func newVisitor() *visitor {
+	return &visitor{&http.Client{
+		Transport: newOutward(),
+		CheckRedirect: func(_ *http.Request, via []*http.Request) error {
+			if len(via) > 3 {
+				return errors.New("more than three redirects")
+			}
+			return nil
+		},
+	}}
+}
+
+// visit requests url once. Any answer will do; its body is not read. The error
+// does not repeat the URL, whose query may be a secret.
+func (v *visitor) visit(ctx context.Context, url string) error {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return errors.New("the public URL is malformed")
+	}
+	r.Header.Set("User-Agent", "Postern (waking a sleeping app)")
+	resp, err := v.client.Do(r)
+	if err != nil {
+		if inner := (*neturl.Error)(nil); errors.As(err, &inner) {
+			err = inner.Err
+		}
+		return fmt.Errorf("visit %s: %w", r.URL.Host, err)
+	}
+	resp.Body.Close()
+	return nil
 }
 
 // newOutward is a transport that takes bodies as they are and ignores the
