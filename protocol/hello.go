@@ -40,6 +40,7 @@ const (
 	StateReady    AppState = "ready"    // it listens where it should
 	StateStarting AppState = "starting" // not yet, but it may still: requests wait for it
 	StateFailed   AppState = "failed"   // no longer, or too late: requests are refused
+	StateNone     AppState = "none"     // it never will: a worker, which is here to be looked at
 )
 
 // Known is s as this version knows it: whatever a later version says is a state
@@ -48,7 +49,7 @@ func (s AppState) Known() AppState {
 	switch s {
 	case "", StateReady:
 		return StateReady
-	case StateStarting:
+	case StateStarting, StateNone:
 		return s
 	}
 	return StateFailed

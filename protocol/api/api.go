@@ -12,6 +12,9 @@
 //	POST   /api/v1/replays/{id}/cancel     → Replay
 //	POST   /api/v1/deliveries/{id}/requeue → Delivery        a dead one gets a fresh schedule
 //	POST   /api/v1/deliveries/{id}/cancel  → Delivery
+//	GET    /api/v1/instances               → InstanceList    ?app
+//	GET    /api/v1/logs                    → server-sent events, each a LogLine or a LogNotice   ?app instance lines follow
+//	GET    /api/v1/lastwords               → LastWordsList   ?app instance limit
 //
 // Every request has "Authorization: Bearer <token>" of a developer of the app or
 // of an administrator. Without the parameter app, a developer's own app is
@@ -26,6 +29,12 @@
 // for the address ?url= of the developer's app: below its path if it has one,
 // else at the endpoint's own path (app_target). ?target= of an export is read
 // the same way.
+//
+// The logs are those of the instances that are connected, merged by time. Of each
+// come the latest ?lines that its agent keeps, and with ?follow=1 what it writes
+// from then on; instances that come later are picked up. While no agent of the app
+// is connected there is a LogNone, after which the stream ends, or waits when it
+// follows. It has the same comments.
 package api
 
 import "time"

@@ -291,7 +291,7 @@ func (r *Registry) acquire(ctx context.Context, app relay.AppID, past *attempts)
 
 // presentLocked reports whether an agent is here that stays, whatever its app does.
 func (a *appTunnels) presentLocked() bool {
-	return slices.ContainsFunc(a.tunnels, func(t *Tunnel) bool { return t.current() < draining })
+	return slices.ContainsFunc(a.tunnels, (*Tunnel).serves)
 }
 
 // whyNoneLocked is why no tunnel is willing: no agent is here, its app is still
@@ -300,7 +300,7 @@ func (a *appTunnels) whyNoneLocked(app relay.AppID) error {
 	var failed string
 	here := false
 	for _, t := range a.tunnels {
-		if t.current() >= draining {
+		if !t.serves() {
 			continue
 		}
 		here = true

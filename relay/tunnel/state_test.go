@@ -128,6 +128,26 @@ func TestASuccessorThatIsStartingLeavesTheWorkToTheOldOne(t *testing.T) {
 	})
 }
 
+// A worker dyno is connected to be looked at. To a webhook it is nobody.
+func TestAWorkerIsNobodyToSendTo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := NewRegistry(Limits{}, nil)
+		woken := false
+		r.Absent = func(relay.AppID) bool { woken = true; return false }
+		worker := hello("worker.1", "a", 0)
+		worker.State = protocol.StateNone
+		connect(t, r, "shop", worker, protocol.Handler{})
+		time.Sleep(time.Minute)
+		if _, err := r.acquire(t.Context(), "shop", &attempts{}); relay.CodeOf(err) != relay.NoAgent || !woken {
+			t.Errorf("%v, asked for the app: %v; want %s and yes", err, woken, relay.NoAgent)
+		}
+		web := connect(t, r, "shop", hello("web.1", "b", 0), protocol.Handler{})
+		if got := acquireNow(t, r); got != web.tunnel {
+			t.Error("work went to the worker")
+		}
+	})
+}
+
 func TestASleepingAppIsWokenAndWaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := NewRegistry(Limits{ParkFor: time.Second}, nil)

@@ -88,6 +88,11 @@ func (t *Tunnel) willing() bool {
 	return t.current() < draining && t.word.Load().state == protocol.StateReady
 }
 
+// serves reports whether t stays and has an app that may be ready some time.
+func (t *Tunnel) serves() bool {
+	return t.current() < draining && t.word.Load().state != protocol.StateNone
+}
+
 func (t *Tunnel) current() state { return state(t.state.Load()) }
 
 // advance moves the state forward, never back, and drops the idle streams when
