@@ -15,8 +15,9 @@ LDFLAGS      = -s -w -X main.version=$(VERSION)
 MODULES := . e2e deploy/examples/go
 
 # What tests call besides Go: ip for network namespaces, a C compiler for the
-# race detector, strace to make a disk fail, curl and bash to run exports.
-PACKAGES := iproute2 gcc libc6-dev strace curl
+# race detector, strace to make a disk fail, curl and bash to run exports,
+# shellcheck for scripts, and the languages of the example apps.
+PACKAGES := iproute2 gcc libc6-dev strace curl shellcheck python3 python3-flask gunicorn ruby ruby-rack puma
 
 FUZZTIME ?= 20s
 SOAK     ?= 10

@@ -1,5 +1,8 @@
 module github.com/posternhq/postern
 
+// The Go buildpack of Heroku reads these two lines.
+// +heroku goVersion go1.26
+// +heroku install ./cmd/...
 go 1.26.0
 
 require (

@@ -16,7 +16,7 @@ type shop struct {
 	githubSecret string // as typed in at GitHub
 
 	mu     sync.Mutex
-	seen   map[string]bool // guarded by mu; event ids that were handled
+	seen   map[string]bool // guarded by mu; keys of the events that were handled
 	latest []received      // guarded by mu; newest first, at most keep
 }
 
@@ -58,7 +58,7 @@ func (s *shop) webhook(from string, verify verifier) http.HandlerFunc {
 			http.Error(w, err.Error(), http.StatusUnauthorized)
 			return
 		}
-		if s.handle(received{From: from, Type: kind, ID: id, At: time.Now()}) {
+		if s.handle(eventKey(r, from, id), received{From: from, Type: kind, ID: id, At: time.Now()}) {
 			log.Printf("webhook handled from=%s id=%s type=%s", from, id, kind)
 		} else {
 			log.Printf("webhook known already from=%s id=%s", from, id)
@@ -67,13 +67,20 @@ func (s *shop) webhook(from string, verify verifier) http.HandlerFunc {
 	}
 }
 
+// eventKey is the same for every delivery of one event.
+func eventKey(r *http.Request, from, id string) string {
+	if key := r.Header.Get("Idempotency-Key"); key != "" {
+		id = key
+	}
+	return from + "/" + id
+}
+
 // handle does what an event asks for, once: webhooks come at least once, and
-// sometimes twice. A real app keeps the ids in its database, in the transaction
+// sometimes twice. A real app keeps the keys in its database, in the transaction
 // that does the work.
-func (s *shop) handle(e received) (first bool) {
+func (s *shop) handle(key string, e received) (first bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	key := e.From + "/" + e.ID
 	if s.seen[key] {
 		return false
 	}

@@ -48,7 +48,7 @@ func (s *shop) verifyStripe(r *http.Request, body []byte) (id, kind string, err 
 		return "", "", errSignature
 	}
 	seconds, err := strconv.ParseInt(sentAt, 10, 64)
-	if err != nil || arrival(r).Sub(time.Unix(seconds, 0)) > tolerance {
+	if err != nil || time.Since(time.Unix(seconds, 0)) > tolerance {
 		return "", "", errTooOld
 	}
 	var event struct{ ID, Type string }
@@ -56,16 +56,6 @@ func (s *shop) verifyStripe(r *http.Request, body []byte) (id, kind string, err 
 		return "", "", errors.New("the body is not an event")
 	}
 	return event.ID, event.Type, nil
-}
-
-// arrival is when the webhook reached Postern: it is delivered later when the
-// app was down, and its signature has aged by then without being any worse.
-// Postern removes this header from what comes from outside.
-func arrival(r *http.Request) time.Time {
-	if at, err := time.Parse(time.RFC3339Nano, r.Header.Get("Postern-Received-At")); err == nil {
-		return at
-	}
-	return time.Now()
 }
 
 // verifyGitHub checks X-Hub-Signature-256: sha256=<hex>, an HMAC-SHA256 over the
