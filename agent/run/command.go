@@ -20,6 +20,9 @@ const (
 	codeSignal        = 128 // plus the number of the signal that killed the child
 )
 
+// NoGrace is the Command.Grace of a platform that kills at once.
+const NoGrace time.Duration = -1
+
 // defaultGrace is Docker's time between SIGTERM and SIGKILL.
 const defaultGrace = 10 * time.Second
 
@@ -38,7 +41,9 @@ type Command struct {
 	Stderr io.Writer
 
 	// Grace is the time from the signal that begins a stop until whoever sent it
-	// kills us; default 10 s. The group is killed a little earlier: see killAfter.
+	// kills us; 0: it is not known, and taken to be 10 s. The group is killed a little
+	// earlier: see killAfter. With less than a second, and with NoGrace, SIGTERM does
+	// not wait for OnStop.
 	Grace time.Duration
 
 	// ForwardTERM says that SIGTERM is to be passed on. Where the platform sends it
@@ -52,6 +57,21 @@ type Command struct {
 	// Signals delivers what the agent receives; the caller subscribes it to Signals()
 	// with room for some sixteen. Nil means that only ctx can stop the child.
 	Signals <-chan os.Signal
+
+	// Subreaper adopts the app's orphans, daemons of its own will included: they are
+	// reaped when they die, and asked to stop when the app has. The first process of a
+	// container has that duty in any case. Linux only.
+	Subreaper bool
+
+	// OnStart is called once, by the goroutine of Run, when the child runs. It must not
+	// block.
+	OnStart func(pid int)
+
+	// OnExit is called once, by the goroutine of Run, when the child has ended. What it
+	// left behind is ended only after that, which may take the rest of the grace, and its
+	// last output may still be in the pipe until Run returns. It must not block. For a
+	// child that never ran neither is called.
+	OnExit func(Exit)
 
 	// OnStop is called once, in a goroutine of its own, when a stop begins and before
 	// SIGTERM is passed on: the moment to ask for no more work. The child waits for
@@ -78,15 +98,18 @@ func (c *Command) Run(ctx context.Context) (int, error) {
 	if err != nil {
 		return codeFailed, fmt.Errorf("start the command: %w", err)
 	}
+	s := newSupervisor(c)
+	defer s.orphans.stop()
 	child, shared, err := c.start(out)
 	out.started()
 	if err != nil {
 		out.wait(0)
 		return startCode(err), err
 	}
-	s := newSupervisor(c, group{id: child.Pid, shared: shared})
+	s.started(group{id: child.Pid, shared: shared})
 	s.supervise(ctx)
 	state, err := child.Wait()
+	s.ended(state)
 	s.sweep()
 	s.finish()
 	if !out.wait(outputDelay) {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -27,6 +28,14 @@ const atOnce = "GORACE=atexit_sleep_ms=0"
 
 // patience ends a test that would otherwise hang; nothing is expected to take it.
 const patience = 30 * time.Second
+
+// An agent of the tests stays on its first thread. The kernel gives orphans to that one,
+// behind the children it has started itself, so that those are always in the way.
+func init() {
+	if os.Getenv(helperVariable) == "agent" {
+		runtime.LockOSThread()
+	}
+}
 
 func TestMain(m *testing.M) {
 	switch os.Getenv(helperVariable) {
@@ -60,6 +69,19 @@ func playApp(args []string) int {
 		return leave(nil, args[1:])
 	case "daemon": // the same, but the listener makes a session of its own
 		return leave(&syscall.SysProcAttr{Setsid: true}, args[1:])
+	case "brief": // starts such a listener and ends
+		if startListener(&syscall.SysProcAttr{Setsid: true}, args[1:]) != nil {
+			return 98
+		}
+	case "beside": // listens, with such an orphan beside it
+		brief := exec.Command(os.Args[0], "brief", args[2])
+		brief.Stdin, brief.Stdout = os.Stdin, os.Stdout
+		if brief.Run() != nil {
+			return 98
+		}
+		return playListener(args[1], args[3:])
+	case "orphans":
+		return playOrphans(args[1], args[2])
 	}
 	return 0
 }
@@ -72,6 +94,32 @@ func leave(attr *syscall.SysProcAttr, args []string) int {
 		return 98
 	}
 	<-leave
+	return 7
+}
+
+// playOrphans makes as many orphans as it is told, which die at once, and says whether
+// they are reaped. A zombie can still be signalled.
+func playOrphans(number, kind string) int {
+	script := map[string]string{"session": "setsid true >&2 & echo $!", "group": "true >&2 & echo $!"}[kind]
+	n, _ := strconv.Atoi(number)
+	pids := make([]int, n)
+	for i := range pids {
+		out, err := exec.Command("sh", "-c", script).Output()
+		if err != nil {
+			fmt.Println(err)
+			return 98
+		}
+		pids[i], _ = strconv.Atoi(strings.TrimSpace(string(out)))
+	}
+	reaped := 0
+	for deadline := time.Now().Add(patience / 2); reaped < n && time.Now().Before(deadline); {
+		if syscall.Kill(pids[reaped], 0) == syscall.ESRCH {
+			reaped++
+			continue
+		}
+		time.Sleep(time.Millisecond)
+	}
+	fmt.Println("reaped", reaped)
 	return 7
 }
 
@@ -148,16 +196,77 @@ func playAgent(args []string) int {
 	}
 	received := make(chan os.Signal, 16)
 	signal.Notify(received, run.Signals()...)
+	if folder := os.Getenv(procVariable); folder != "" {
+		if err := mountProc(folder); err != nil {
+			fmt.Println("skip:", err)
+			return 97
+		}
+	}
+	check := func() {}
+	if os.Getenv(bystandersVariable) != "" {
+		check = bystanders()
+	}
 	code, err := (&run.Command{
 		Args:        append([]string{os.Args[0]}, args...),
 		Env:         appEnv(),
 		ForwardTERM: true,
+		Subreaper:   os.Getenv(subreaperVariable) != "",
 		Signals:     received,
 	}).Run(context.Background())
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 	}
+	check()
 	return code
+}
+
+// Variables for playAgent.
+const (
+	subreaperVariable  = "RUN_TEST_SUBREAPER"
+	bystandersVariable = "RUN_TEST_BYSTANDERS"
+	procVariable       = "RUN_TEST_PROC" // "proc": mount it anew; "none": hide it
+)
+
+// bystanders are what another part of the agent has started with os/exec: some that end
+// long before anybody asks, and some that are waited for all the time. What it returns
+// says whether their exit codes have arrived.
+func bystanders() (check func()) {
+	var late []*exec.Cmd
+	for range 3 {
+		cmd := exec.Command("sh", "-c", "exit 5")
+		if err := cmd.Start(); err != nil {
+			fmt.Println(err)
+		}
+		late = append(late, cmd)
+	}
+	stop, lost := make(chan struct{}), make(chan error, 2)
+	for range cap(lost) {
+		go func() {
+			for {
+				err := exec.Command("true").Run()
+				select {
+				case <-stop:
+					lost <- err
+					return
+				default:
+				}
+				if err != nil {
+					lost <- err
+					return
+				}
+			}
+		}()
+	}
+	return func() {
+		close(stop)
+		for range cap(lost) {
+			fmt.Println("bystander", <-lost)
+		}
+		for _, cmd := range late {
+			cmd.Wait()
+			fmt.Println("late", cmd.ProcessState.ExitCode())
+		}
+	}
 }
 
 // appEnv is our environment for a process that is to play the app.

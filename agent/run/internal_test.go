@@ -15,6 +15,9 @@ import (
 func TestTheSharesOfTheGrace(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct{ grace, kill, hook time.Duration }{
+		{NoGrace, 8 * time.Second, 0},
+		{100 * time.Millisecond, 50 * time.Millisecond, 0},
+		{999 * time.Millisecond, 499500 * time.Microsecond, 0},
 		{30 * time.Second, 28 * time.Second, 5 * time.Second},
 		{10 * time.Second, 8 * time.Second, 10 * time.Second / 3},
 		{6 * time.Second, 4 * time.Second, 2 * time.Second},
@@ -25,8 +28,12 @@ func TestTheSharesOfTheGrace(t *testing.T) {
 		if got := killAfter(test.grace); got != test.kill {
 			t.Errorf("grace %v: killed after %v, want %v", test.grace, got, test.kill)
 		}
-		if got := hookShare(test.grace); got != test.hook {
-			t.Errorf("grace %v: the hook has %v, want %v", test.grace, got, test.hook)
+		share, waits := hookShare(test.grace)
+		if waits != (test.hook > 0) || waits && share != test.hook {
+			t.Errorf("grace %v: the hook has %v, waited for %v; want %v", test.grace, share, waits, test.hook)
+		}
+		if !waits && share != test.kill {
+			t.Errorf("grace %v: the hook has %v, want it to end with the app", test.grace, share)
 		}
 	}
 }

@@ -22,13 +22,13 @@ type constError string
 
 func (e constError) Error() string { return string(e) }
 
-// Exec replaces the agent by the program, environment and all: what POSTERN_DISABLE
+// Exec replaces the agent by the program, which gets ChildEnv: what POSTERN_DISABLE
 // asks for. It returns only when that failed, with the exit code to leave with.
 func Exec(args []string) (int, error) {
 	if len(args) == 0 {
 		return codeUsage, errNoCommand
 	}
-	env := os.Environ()
+	env := ChildEnv(os.Environ())
 	path, err := lookup(args[0], "", env)
 	if err != nil {
 		err = fmt.Errorf("find %q: %w", args[0], err)

@@ -38,16 +38,18 @@ func TestAGroupOfZombiesIsGone(t *testing.T) {
 func TestTheStatOfAProcessIsReadBehindItsName(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
-		stat, state string
-		group       int
+		stat string
+		want member
+		ok   bool
 	}{
-		{"412 (node) S 1 400 400 0 -1 4194560", "S", 400},
-		{"413 (a) Z 9 9 (b) c) Z 1 401 400 0 -1", "Z", 401},
-		{"414 (cut", "", 0},
-		{"", "", 0},
+		{"412 (node) S 1 400 400 0 -1 4194560", member{pid: 412, parent: 1, group: 400, state: 'S'}, true},
+		{"413 (a) Z 9 9 (b) c) Z 1 401 400 0 -1", member{pid: 413, parent: 1, group: 401, state: 'Z'}, true},
+		{"414 (cut", member{}, false},
+		{"415 (odd) S one 2", member{}, false},
+		{"", member{}, false},
 	} {
-		if state, group := stateAndGroup([]byte(test.stat)); state != test.state || group != test.group {
-			t.Errorf("%q: got %q, %d; want %q, %d", test.stat, state, group, test.state, test.group)
+		if got, ok := parseStat([]byte(test.stat)); got != test.want || ok != test.ok {
+			t.Errorf("%q: got %+v, %v; want %+v", test.stat, got, ok, test.want)
 		}
 	}
 }

@@ -27,10 +27,16 @@ func startAgent(t *testing.T, args ...string) *process {
 // startProcess starts a program whose environment makes this binary play part.
 func startProcess(t *testing.T, part string, args ...string) *process {
 	t.Helper()
+	return startCommand(t, exec.Command(args[0], args[1:]...), helperVariable+"="+part)
+}
+
+// startCommand starts cmd with more in its environment and its streams in our hands.
+func startCommand(t *testing.T, cmd *exec.Cmd, env ...string) *process {
+	t.Helper()
 	stdin, feed := pipe(t)
 	output, stdout := pipe(t)
-	cmd := exec.Command(args[0], args[1:]...)
-	cmd.Env = append(run.ChildEnv(os.Environ(), helperVariable), helperVariable+"="+part, atOnce, "POSTERN_TOKEN=secret")
+	cmd.Env = append(run.ChildEnv(os.Environ(), helperVariable), atOnce, "POSTERN_TOKEN=secret", "POSTERN_TOKEN_FD=9")
+	cmd.Env = append(cmd.Env, env...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, stdout, os.Stderr
 	return begin(t, cmd, feed, output, stdin, stdout)
 }
@@ -62,15 +68,15 @@ func (p *process) wait() int {
 	return p.cmd.ProcessState.ExitCode()
 }
 
-func TestExecReplacesTheProcessAndLeavesTheEnvironmentAlone(t *testing.T) {
+func TestExecReplacesTheProcessAndKeepsTheTokenBack(t *testing.T) {
 	t.Parallel()
-	p := startAgent(t, "exec", "sh", "-c", `echo "$$ $POSTERN_TOKEN $1"; exit 9`, "sh", "two words")
+	p := startAgent(t, "exec", "sh", "-c", `echo "$$ $1"; tr '\0' '\n' </proc/self/environ | grep POSTERN_; echo "${POSTERN_TOKEN-none}"; exit 9`, "sh", "two words")
 	p.drain()
 	pid := p.cmd.Process.Pid
 	if code := p.wait(); code != 9 {
 		t.Errorf("code %d, want 9", code)
 	}
-	if got, want := strings.Join(p.seen, "\n"), strconv.Itoa(pid)+" secret two words"; got != want {
+	if got, want := strings.Join(p.seen, "\n"), strconv.Itoa(pid)+" two words\nnone"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }

@@ -21,21 +21,27 @@ const (
 // supervisor is the loop that watches one child. All of its state belongs to the
 // goroutine of Run.
 type supervisor struct {
-	cmd   *Command
-	log   *slog.Logger
-	group group
+	cmd     *Command
+	log     *slog.Logger
+	group   group
+	orphans *adopter // nil where they are not ours to look after
+
+	began    time.Time
+	memory   int64 // memoryKills before the start
+	memoryOK bool
 
 	signals    <-chan os.Signal
 	exited     chan struct{} // closed when the child has exited; it is then not yet reaped
 	interrupts int           // SIGINTs so far
 
 	// The stop, once one has begun.
-	stopping bool
-	hook     *hook       // OnStop while SIGTERM waits for it, else nil
-	called   *hook       // OnStop, also when SIGTERM no longer waits for it
-	deadline *time.Timer // when the group is killed
-	termed   bool        // the group has SIGTERM, from us or from the platform
-	killed   bool        // the group has SIGKILL
+	stopping  bool
+	hook      *hook       // OnStop while SIGTERM waits for it, else nil
+	called    *hook       // OnStop, also when SIGTERM no longer waits for it
+	deadline  *time.Timer // when the group is killed
+	broadcast bool        // everybody has SIGTERM from the platform
+	termed    bool        // the group has SIGTERM, from us or from the platform
+	killed    bool        // the group has SIGKILL
 }
 
 // hook is one call of OnStop.
@@ -45,12 +51,39 @@ type hook struct {
 	returned chan struct{}
 }
 
-func newSupervisor(c *Command, g group) *supervisor {
+func newSupervisor(c *Command) *supervisor {
 	log := c.Logger
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &supervisor{cmd: c, log: log, group: g, signals: c.Signals, exited: make(chan struct{})}
+	s := &supervisor{
+		cmd: c, log: log, orphans: newAdopter(c.Subreaper, log),
+		signals: c.Signals, exited: make(chan struct{}), began: time.Now(),
+	}
+	s.memory, s.memoryOK = memoryKills()
+	return s
+}
+
+// started takes charge of the child.
+func (s *supervisor) started(g group) {
+	s.group = g
+	s.orphans.started(g.id)
+	if s.cmd.OnStart != nil {
+		s.cmd.OnStart(g.id)
+	}
+}
+
+// ended tells the caller how; state is nil when that could not be read.
+func (s *supervisor) ended(state *os.ProcessState) {
+	if s.cmd.OnExit == nil || state == nil {
+		return
+	}
+	e := newExit(state)
+	e.Began, e.Asked, e.Killed = s.began, s.stopping || s.interrupts > 0, s.killed
+	if kills, ok := memoryKills(); ok && s.memoryOK {
+		e.OOM = kills > s.memory
+	}
+	s.cmd.OnExit(e)
 }
 
 // supervise returns when the child has exited.
@@ -58,6 +91,7 @@ func (s *supervisor) supervise(ctx context.Context) {
 	go s.awaitExit()
 	cancelled := ctx.Done()
 	for {
+		changed, again := s.orphans.events()
 		var returned, limit <-chan struct{}
 		if s.hook != nil {
 			returned, limit = s.hook.returned, s.hook.limit.Done()
@@ -69,6 +103,10 @@ func (s *supervisor) supervise(ctx context.Context) {
 		select {
 		case <-s.exited:
 			return
+		case <-changed:
+			s.orphans.reap()
+		case <-again:
+			s.orphans.reap()
 		case sig, open := <-s.signals:
 			s.receive(ctx, sig, open)
 		case <-cancelled:
@@ -135,22 +173,28 @@ func (s *supervisor) beginStop(ctx context.Context, broadcast bool) {
 	if s.stopping {
 		return
 	}
-	s.stopping, s.termed = true, broadcast
+	s.stopping, s.broadcast, s.termed = true, broadcast, broadcast
 	grace := s.cmd.Grace
-	if grace <= 0 {
+	if grace == 0 {
 		grace = defaultGrace
 	}
-	s.log.Info("stopping the app", "grace", grace)
+	s.log.Info("stopping the app", "grace", max(grace, 0))
 	s.deadline = time.NewTimer(killAfter(grace))
 	if s.cmd.OnStop == nil {
 		s.terminate()
 		return
 	}
+	share, waits := hookShare(grace)
 	h := &hook{returned: make(chan struct{})}
 	// The stop may be the end of ctx itself, and the hook has work left to do.
-	h.limit, h.cancel = context.WithTimeout(context.WithoutCancel(ctx), hookShare(grace))
-	s.hook, s.called = h, h
+	h.limit, h.cancel = context.WithTimeout(context.WithoutCancel(ctx), share)
+	s.called = h
 	go h.run(s.cmd.OnStop)
+	if !waits {
+		s.terminate()
+		return
+	}
+	s.hook = h
 }
 
 func (h *hook) run(onStop func(context.Context)) {
@@ -167,9 +211,12 @@ func (s *supervisor) terminate() {
 	}
 }
 
+// kill ends everybody at once. The child is not yet reaped, so its group is there.
 func (s *supervisor) kill() {
 	s.killed = true
 	s.send(syscall.SIGKILL)
+	s.orphans.tell(syscall.SIGKILL)
+	s.orphans.gone()
 }
 
 func (s *supervisor) send(sig syscall.Signal) {
@@ -191,15 +238,24 @@ func (s *supervisor) finish() {
 
 // killAfter is when a group that will not stop is killed: early enough before the
 // grace ends that logs and recordings can still be sent, two seconds as a rule and
-// one where there are only five. Half of the grace is the app's in any case.
+// one where there are only five. Half of the grace is the app's in any case. Who has
+// NoGrace is killed by its platform; where that does not happen, nobody is in a hurry.
 func killAfter(grace time.Duration) time.Duration {
+	if grace <= 0 {
+		grace = defaultGrace
+	}
 	if grace > 5*time.Second {
 		return grace - 2*time.Second
 	}
 	return max(grace-time.Second, grace/2)
 }
 
-// hookShare is how much of the grace the app waits for OnStop.
-func hookShare(grace time.Duration) time.Duration {
-	return min(grace/3, 5*time.Second)
+// hookShare is how much of the grace OnStop has, and whether the app waits for it.
+// Below a second it does not: the relay is told at the same time as the app, for either
+// may be all that there is time for.
+func hookShare(grace time.Duration) (share time.Duration, waits bool) {
+	if grace < time.Second {
+		return killAfter(grace), false
+	}
+	return min(grace/3, 5*time.Second), true
 }
