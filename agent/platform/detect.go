@@ -13,13 +13,14 @@ import (
 // Heroku would withhold SIGTERM from the app, while the opposite mistake only
 // sends it twice.
 func isDokku(get lookup) bool {
-	marks := get("DOKKU_APP_TYPE", "DOKKU_APP_RESTORE", "DOKKU_APP_NAME", "DOKKU_PROXY_PORT",
-		"DOKKU_PROXY_PORT_MAP", "DOKKU_PROXY_TYPE", "DOKKU_DOCKER_STOP_TIMEOUT", "DOKKU_LETSENCRYPT_EMAIL")
-	if marks != "" {
+	if get(dokkuMarks...) != "" {
 		return true
 	}
 	return get("DYNO") != "" && get("GIT_REV") != "" && get("HEROKU_APP_ID", "HEROKU_APP_NAME") == ""
 }
+
+var dokkuMarks = []string{"DOKKU_APP_TYPE", "DOKKU_APP_RESTORE", "DOKKU_APP_NAME", "DOKKU_PROXY_PORT",
+	"DOKKU_PROXY_PORT_MAP", "DOKKU_PROXY_TYPE", "DOKKU_DOCKER_STOP_TIMEOUT", "DOKKU_LETSENCRYPT_EMAIL"}
 
 // dokku tells its containers no app name; only a plugin or the operator does.
 // Its signals are Docker's: to the first process alone.
@@ -31,14 +32,17 @@ func dokku(get lookup) Platform {
 		Process:  process,
 		Instance: get("DYNO"),
 		Commit:   get("GIT_REV"),
-		Grace:    seconds(get("DOKKU_DOCKER_STOP_TIMEOUT"), 30*time.Second),
-		OneOff:   slices.Contains([]string{"run", "cron"}, process),
+		// Its check looks whether the process still runs, unless app.json asks for more.
+		GivesPort: process == "web",
+		Grace:     seconds(get("DOKKU_DOCKER_STOP_TIMEOUT"), 30*time.Second),
+		OneOff:    slices.Contains([]string{"run", "cron"}, process),
 	}
 }
 
+// heroku gives a port to web processes alone, and watches none but theirs.
 func heroku(get lookup) Platform {
 	process := dynoProcess(get("DYNO"))
-	return Platform{
+	p := Platform{
 		Name:           Heroku,
 		App:            get("HEROKU_APP_NAME"),
 		Process:        process,
@@ -49,6 +53,11 @@ func heroku(get lookup) Platform {
 		OneOff:         slices.Contains([]string{"run", "release", "scheduler"}, process),
 		BroadcastsTERM: true,
 	}
+	if process == "web" {
+		p.GivesPort, p.BootLimit = true, 60*time.Second
+		p.Sleeps = "an Eco dyno sleeps after 30 minutes without web traffic; what comes through the tunnel does not count"
+	}
+	return p
 }
 
 // dynoProcess takes the process type out of a dyno's name: web.1 on Cedar and
@@ -62,9 +71,10 @@ func dynoProcess(dyno string) string {
 	return strings.Join(parts[:max(1, len(parts)-2)], "-")
 }
 
+// render gives a port to web services.
 func render(get lookup) Platform {
 	process := get("RENDER_SERVICE_TYPE")
-	return Platform{
+	p := Platform{
 		Name:     Render,
 		App:      get("RENDER_SERVICE_NAME"),
 		Process:  process,
@@ -73,10 +83,17 @@ func render(get lookup) Platform {
 		Grace:    30 * time.Second, // maxShutdownDelaySeconds, which is in no variable
 		OneOff:   process == "cron",
 	}
+	if process == "web" {
+		p.GivesPort, p.BootLimit = true, 15*time.Minute
+		p.Sleeps = "a free instance sleeps after 15 minutes without inbound traffic; what comes through the tunnel does not count"
+	}
+	return p
 }
 
+// fly gives no PORT: it sends to internal_port of fly.toml, and no variable says
+// whether this machine is sent anything.
 func fly(get lookup) Platform {
-	return Platform{
+	p := Platform{
 		Name:         Fly,
 		App:          get("FLY_APP_NAME"),
 		Process:      get("FLY_PROCESS_GROUP"),
@@ -87,9 +104,14 @@ func fly(get lookup) Platform {
 		OneOff:       get("RELEASE_COMMAND") != "",
 		StopsWithINT: true,
 	}
+	if !p.OneOff {
+		p.Sleeps = "a machine with auto_stop_machines is stopped when nothing comes through Fly Proxy; what comes through the tunnel does not count"
+	}
+	return p
 }
 
-// railway kills at once unless the service asks for time to drain.
+// railway kills at once unless the service asks for time to drain. Its sleep waits
+// for ten minutes without outbound packets, which an agent's heartbeats never grant.
 func railway(get lookup) Platform {
 	return Platform{
 		Name:     Railway,
@@ -98,7 +120,10 @@ func railway(get lookup) Platform {
 		Release:  get("RAILWAY_DEPLOYMENT_ID"),
 		Commit:   get("RAILWAY_GIT_COMMIT_SHA"),
 		Region:   get("RAILWAY_REPLICA_REGION"),
-		Grace:    seconds(get("RAILWAY_DEPLOYMENT_DRAINING_SECONDS"), 0),
+
+		GivesPort: true,
+		BootLimit: 300 * time.Second,
+		Grace:     seconds(get("RAILWAY_DEPLOYMENT_DRAINING_SECONDS"), 0),
 	}
 }
 
@@ -115,6 +140,8 @@ func cloudRun(get lookup) Platform {
 	switch {
 	case get("K_SERVICE") != "":
 		p.Process, p.Release = "service", get("K_REVISION")
+		p.GivesPort, p.BootLimit = true, 240*time.Second
+		p.Sleeps = "with request-based billing there is no CPU between requests, and without a minimum of instances none is kept; what comes through the tunnel does not count as a request"
 	case get("CLOUD_RUN_WORKER_POOL") != "":
 		p.Process, p.Release = "worker-pool", get("CLOUD_RUN_WORKER_POOL_REVISION")
 	default:
@@ -143,6 +170,11 @@ func cloudFoundry(get lookup) Platform {
 		Release: app.Version,
 		Grace:   10 * time.Second,
 	}
+	// Only web processes have a port unless a route was mapped to another one; a
+	// document that did not parse says nothing, and most processes are web.
+	if app.Process == "web" || app.Process == "" {
+		p.GivesPort, p.BootLimit = true, 60*time.Second
+	}
 	if index := get("CF_INSTANCE_INDEX"); index != "" {
 		p.Instance = joined(".", app.Process, index)
 	} else {
@@ -152,14 +184,19 @@ func cloudFoundry(get lookup) Platform {
 }
 
 // azure numbers WEBSITE_ROLE_INSTANCE_ID per host, where it is nearly always 0,
-// so the long instance id goes first.
+// so the long instance id goes first. A custom container is given no PORT, and
+// nothing tells it from a built-in stack but that.
 func azure(get lookup) Platform {
 	return Platform{
 		Name:     Azure,
 		App:      get("WEBSITE_SITE_NAME"),
 		Instance: get("WEBSITE_INSTANCE_ID", "WEBSITE_ROLE_INSTANCE_ID"),
 		Region:   get("REGION_NAME"),
-		Grace:    seconds(get("WEBSITES_CONTAINER_STOP_TIME_LIMIT"), 5*time.Second),
+
+		GivesPort: get("PORT") != "",
+		BootLimit: seconds(get("WEBSITES_CONTAINER_START_TIME_LIMIT"), 230*time.Second),
+		Sleeps:    "without Always On the app is unloaded after 20 minutes without requests; what comes through the tunnel does not count",
+		Grace:     seconds(get("WEBSITES_CONTAINER_STOP_TIME_LIMIT"), 5*time.Second),
 	}
 }
 

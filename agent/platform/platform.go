@@ -1,7 +1,11 @@
 // Package platform tells from the environment which platform the agent runs on
 // and what that platform calls this process: the app, the process type, the
-// instance, the release. It also knows what the platform promises at the end of
-// a process's life: how long it waits, and whom it tells.
+// instance, the release. It also knows what the platform promises at both ends of
+// a process's life: which port it gives, how long it waits for somebody to listen
+// there, how long it waits at the end, and whom it tells.
+//
+// Detect reads all that from the environment; Mimic is the reverse, what a
+// platform would set and do, for whoever wants to behave like one.
 //
 // It reads variables that are handed to it and nothing else: no metadata
 // service, no file, no network. It decides nothing from what it finds; whether a
@@ -43,6 +47,14 @@ type Platform struct {
 	Release  string // the deployed version
 	Commit   string // the commit it was built from
 	Region   string
+
+	// How its life begins, and what may interrupt it.
+	GivesPort bool          // this process is told in PORT where to listen
+	BootLimit time.Duration // until somebody must listen, or the platform gives up; 0: no limit
+	// Sleeps says when the platform stops a process that has nothing but a tunnel
+	// for traffic; "" when it does not. Which plan or setting applies is in no
+	// variable, so the sentence names it.
+	Sleeps string
 
 	// How its life ends.
 	Grace          time.Duration // from the platform's signal to its SIGKILL; 0 = none at all
