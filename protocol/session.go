@@ -186,10 +186,7 @@ func (s *Session) Run(ctx context.Context, h Handler) error {
 			return
 		}
 		s.begin()
-		s.running.Go(func() {
-			defer s.finish()
-			s.serveStream(streams, h, y)
-		})
+		s.running.Go(func() { s.serveStream(streams, h, y) })
 	})
 	beats.stop()
 	cancel()
@@ -201,6 +198,8 @@ func (s *Session) Run(ctx context.Context, h Handler) error {
 // serveStream reads the Open of one stream and hands it over.
 func (s *Session) serveStream(ctx context.Context, h Handler, y *muxStream) {
 	st := &Stream{mux: y, sess: s, replied: true}
+	st.counts.Store(true)
+	defer st.Aside()
 	y.setReadDeadline(time.Now().Add(handshakeTimeout))
 	body, err := readFrame(y, nil)
 	if err != nil {

@@ -251,6 +251,41 @@ func TestDrainStopsNewStreamsAndLetsOthersFinish(t *testing.T) {
 	running.Wait()
 }
 
+func TestNobodyWaitsForAStreamThatIsAside(t *testing.T) {
+	agent, relay := protocoltest.Pipe(t, protocoltest.Options{})
+	aside := make(chan *protocol.Stream, 2)
+	run(t, agent, relay, protocol.Handler{Stream: func(ctx context.Context, s *protocol.Stream) {
+		if s.Kind() == protocol.KindLogs {
+			s.Aside()
+			s.Aside() // twice is once
+		}
+		s.Accept()
+		aside <- s
+		io.Copy(io.Discard, s)
+	}})
+	looks, err := relay.Open(t.Context(), protocol.Open{Kind: protocol.KindLogs})
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-aside
+	if n := agent.Active(); n != 0 {
+		t.Errorf("%d active streams, want none", n)
+	}
+	if err := agent.WaitIdle(t.Context()); err != nil {
+		t.Error(err)
+	}
+	works := open(t, relay)
+	<-aside
+	if n := agent.Active(); n != 1 {
+		t.Errorf("%d active streams, want one", n)
+	}
+	looks.Close()
+	works.Close()
+	if err := agent.WaitIdle(t.Context()); err != nil || agent.Active() != 0 {
+		t.Errorf("at the end %d active streams, %v", agent.Active(), err)
+	}
+}
+
 func TestCloseTellsThePeerWhy(t *testing.T) {
 	agent, relay := protocoltest.Pipe(t, protocoltest.Options{})
 	ended := make(chan error, 1)

@@ -27,6 +27,8 @@ type Stream struct {
 	replyErr error
 	part     []byte // of the Reply, what came before a read deadline passed
 
+	counts atomic.Bool // among the session's active ones
+
 	refused  atomic.Pointer[Error] // what replyErr was, for Write
 	accepted atomic.Bool           // replied, for everybody else
 }
@@ -38,6 +40,14 @@ func (s *Stream) Accepted() bool { return s.accepted.Load() }
 // Fresh reports whether an idle stream can still be used: nothing has arrived
 // on it that nobody asked for, and neither side has ended it.
 func (s *Stream) Fresh() bool { return s.mux.fresh() }
+
+// Aside takes a stream that the peer opened out of what Active counts and WaitIdle
+// waits for: one that is only a look, and may last as long as the session.
+func (s *Stream) Aside() {
+	if s.counts.CompareAndSwap(true, false) {
+		s.sess.finish()
+	}
+}
 
 // Kind is what the stream is for.
 func (s *Stream) Kind() Kind { return s.open.Kind }
