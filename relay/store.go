@@ -14,6 +14,7 @@ type Store interface {
 	AppStore
 	TokenStore
 	EventStore
+	LastWordsStore
 	Close() error
 }
 

@@ -33,8 +33,8 @@
 // The logs are those of the instances that are connected, merged by time. Of each
 // come the latest ?lines that its agent keeps, and with ?follow=1 what it writes
 // from then on; instances that come later are picked up. While no agent of the app
-// is connected there is a LogNone, after which the stream ends, or waits when it
-// follows. It has the same comments.
+// is connected there is a LogNone. A stream that does not follow ends with a
+// LogEnd; one that ends without was cut. It has the same comments.
 package api
 
 import "time"

@@ -46,7 +46,7 @@ type LogLine struct {
 // name is Kind.
 type LogNotice struct {
 	Kind     string `json:"kind"`               // one of the kinds below
-	Instance string `json:"instance,omitempty"` // "" of LogNone and LogLimit
+	Instance string `json:"instance,omitempty"` // "" of LogNone, LogLimit and LogEnd
 	BootID   string `json:"boot_id,omitempty"`
 	Release  string `json:"release,omitempty"`
 	Why      string `json:"why,omitempty"` // one sentence
@@ -59,6 +59,7 @@ const (
 	LogUnreadable = "unreadable" // this instance is connected and its lines cannot be had
 	LogNone       = "none"       // no agent of the app is connected, at this moment
 	LogLimit      = "limit"      // there are more instances than one stream reads
+	LogEnd        = "end"        // all lines that were asked for have come; the stream ends
 )
 
 // LogLineEvent is the SSE event name of a LogLine.

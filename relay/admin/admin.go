@@ -3,10 +3,12 @@ package admin
 import (
 	"context"
 	"log/slog"
+	"net"
 	"net/http"
 	"sync"
 	"time"
 
+	"github.com/posternhq/postern/protocol"
 	"github.com/posternhq/postern/relay"
 )
 
@@ -25,11 +27,31 @@ type Inbox interface {
 	CancelDelivery(ctx context.Context, id relay.DeliveryID) (relay.Delivery, error)
 }
 
+// Store is what the API asks of the store.
+type Store interface {
+	relay.EventStore
+	relay.LastWordsStore
+}
+
+// Agents are the instances of apps that are connected now. An error with a code
+// is for the caller.
+type Agents interface {
+	// Instances lists those of one app, or of all for "", with what they report.
+	Instances(app relay.AppID) []relay.Instance
+	// OpenInstance starts a stream to one of them and waits until its agent has
+	// accepted it.
+	OpenInstance(ctx context.Context, app relay.AppID, instance, bootID string, o protocol.Open) (net.Conn, error)
+}
+
 // Config is what a Server needs. Store, Inbox, Endpoint and Authorize are
 // required.
 type Config struct {
-	Store relay.EventStore
+	Store Store
 	Inbox Inbox
+	// Agents may be nil: then none is connected.
+	Agents Agents
+	// Known reports whether there is, or was, such an app. Default: every one is.
+	Known func(context.Context, relay.AppID) (bool, error)
 	// Endpoint finds an endpoint in the manifest as it is now.
 	Endpoint func(app relay.AppID, name string) (relay.Endpoint, bool)
 	// Resign signs an event anew, as if it were sent at now to url; the lines
@@ -51,6 +73,12 @@ func (c Config) withDefaults() Config {
 	if c.Store == nil || c.Inbox == nil || c.Endpoint == nil || c.Authorize == nil {
 		panic("admin: Config lacks a required field")
 	}
+	if c.Agents == nil {
+		c.Agents = noAgents{}
+	}
+	if c.Known == nil {
+		c.Known = func(context.Context, relay.AppID) (bool, error) { return true, nil }
+	}
 	if c.Resign == nil {
 		c.Resign = func(relay.Endpoint, relay.Event, string, time.Time) ([]relay.Field, error) { return nil, nil }
 	}
@@ -64,6 +92,15 @@ func (c Config) withDefaults() Config {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	return c
+}
+
+// noAgents are the agents of a relay that has none.
+type noAgents struct{}
+
+func (noAgents) Instances(relay.AppID) []relay.Instance { return nil }
+
+func (noAgents) OpenInstance(context.Context, relay.AppID, string, string, protocol.Open) (net.Conn, error) {
+	return nil, relay.Errorf(relay.NoAgent, "no agent is connected")
 }
 
 // Server is the API's http.Handler. It sees whole paths, so it is mounted at

@@ -66,6 +66,9 @@ var calls = []struct {
 	{"POST /replays/{id}/cancel", "/replays/%s/cancel", "", [3]string{"rpl_1", "rpl_4", "rpl_none"}},
 	{"POST /deliveries/{id}/requeue", "/deliveries/%s/requeue", "", [3]string{"dlv_1", "dlv_4", "dlv_none"}},
 	{"POST /deliveries/{id}/cancel", "/deliveries/%s/cancel", "", [3]string{"dlv_2", "dlv_4", "dlv_none"}},
+	{"GET /instances", "/instances", "", [3]string{}},
+	{"GET /logs", "/logs", "", [3]string{}},
+	{"GET /lastwords", "/lastwords", "", [3]string{}},
 }
 
 func fill(path, id string) string {
@@ -209,6 +212,10 @@ func TestAnotherAppIsForbidden(t *testing.T) {
 		{"events of another app", "shop", "GET", "/events?app=other", "", 403},
 		{"its stream", "shop", "GET", "/events/stream?app=other", "", 403},
 		{"its replays", "shop", "GET", "/replays?app=other", "", 403},
+		{"its instances", "shop", "GET", "/instances?app=other", "", 403},
+		{"its logs", "shop", "GET", "/logs?app=other", "", 403},
+		{"its last words", "shop", "GET", "/lastwords?app=other", "", 403},
+		{"the logs of another app for an administrator of one", "adminshop", "GET", "/logs?app=other", "", 403},
 		{"a replay of it", "shop", "POST", "/replays", `{"app":"other","all":true}`, 403},
 		{"an administrator of one app", "adminshop", "GET", "/events?app=other", "", 403},
 		{"an administrator of all", "admin", "GET", "/events?app=other", "", 200},

@@ -1,10 +1,12 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -13,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/posternhq/postern/protocol"
 	"github.com/posternhq/postern/relay"
 )
 
@@ -25,7 +28,8 @@ type fakeStore struct {
 	deliveries []relay.Delivery
 	attempts   []relay.Attempt
 	replays    []relay.Replay
-	fail       error // of every call
+	lastWords  []relay.LastWords // newest first
+	fail       error             // of every call
 }
 
 func (s *fakeStore) lock() (func(), error) {
@@ -186,6 +190,22 @@ func (s *fakeStore) Replays(_ context.Context, app relay.AppID) ([]relay.Replay,
 	return list, err
 }
 
+func (s *fakeStore) SaveLastWords(context.Context, relay.LastWords) error {
+	panic("the API saves none")
+}
+
+func (s *fakeStore) LastWords(_ context.Context, f relay.LastWordsFilter) ([]relay.LastWords, error) {
+	unlock, err := s.lock()
+	defer unlock()
+	var list []relay.LastWords
+	for _, w := range s.lastWords {
+		if (f.App == "" || f.App == w.App) && (f.Instance == "" || f.Instance == w.Instance) {
+			list = append(list, w)
+		}
+	}
+	return list[:min(len(list), cmp.Or(f.Limit, 20))], err
+}
+
 // fakeInbox changes the fakeStore and sends notices by hand.
 type fakeInbox struct {
 	store *fakeStore
@@ -280,6 +300,54 @@ func (b *fakeInbox) change(id relay.DeliveryID, from, to relay.DeliveryState) (r
 	return relay.Delivery{}, relay.Errorf(relay.Conflict, "the delivery is not %s", from)
 }
 
+// fakeAgents are connected instances made by hand.
+type fakeAgents struct {
+	mu    sync.Mutex
+	list  []relay.Instance
+	serve map[string]func(protocol.LogQuery, net.Conn) // by boot id; nil: its agent gives no logs
+	conns sync.WaitGroup
+}
+
+func (a *fakeAgents) Instances(app relay.AppID) []relay.Instance {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(a.list), func(i relay.Instance) bool { return app != "" && i.App != app })
+}
+
+func (a *fakeAgents) OpenInstance(ctx context.Context, app relay.AppID, instance, boot string, o protocol.Open) (net.Conn, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	serve := a.serve[boot]
+	switch {
+	case !slices.ContainsFunc(a.list, func(i relay.Instance) bool { return i.App == app && i.Name == instance && i.BootID == boot }):
+		return nil, relay.Errorf(relay.NotFound, "the instance is not connected")
+	case o.Kind != protocol.KindLogs || o.Logs == nil:
+		return nil, relay.Errorf(relay.Invalid, "opened with %+v", o)
+	case serve == nil:
+		return nil, relay.Errorf(relay.AppRefused, "app shop does not accept connections")
+	}
+	ours, theirs := net.Pipe()
+	a.conns.Go(func() {
+		defer theirs.Close()
+		serve(*o.Logs, theirs)
+	})
+	return ours, nil
+}
+
+// connect adds an instance of shop, whose logs serve gives.
+func (a *fakeAgents) connect(app relay.AppID, name, boot string, serve func(protocol.LogQuery, net.Conn)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.list = append(a.list, relay.Instance{App: app, Name: name, BootID: boot, Release: "v42", Since: noon, Tunnels: 2, State: protocol.StateReady})
+	a.serve[boot] = serve
+}
+
+func (a *fakeAgents) disconnect(boot string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.list = slices.DeleteFunc(a.list, func(i relay.Instance) bool { return i.BootID == boot })
+}
+
 // noon is the time at which everything in the tests begins.
 var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
@@ -297,6 +365,7 @@ type desk struct {
 	t       *testing.T
 	store   *fakeStore
 	inbox   *fakeInbox
+	agents  *fakeAgents
 	api     *Server
 	url     string
 	mu      sync.Mutex
@@ -315,8 +384,14 @@ func newDesk(t *testing.T, change ...func(*Config)) *desk {
 		"other/stripe": {App: "other", Name: "stripe", Path: "/"},
 	}}
 	d.inbox = &fakeInbox{store: d.store, readers: make(map[chan relay.Notice]relay.AppID), came: make(chan struct{}, 100)}
+	d.agents = &fakeAgents{serve: make(map[string]func(protocol.LogQuery, net.Conn))}
 	cfg := Config{
-		Store: d.store, Inbox: d.inbox, Now: d.clock,
+		Store: d.store, Inbox: d.inbox, Now: d.clock, Agents: d.agents,
+		Known: func(_ context.Context, app relay.AppID) (bool, error) {
+			unlock, err := d.store.lock()
+			defer unlock()
+			return app == "shop" || app == "other", err
+		},
 		Endpoint: func(app relay.AppID, name string) (relay.Endpoint, bool) {
 			ep, ok := d.eps[string(app)+"/"+name]
 			return ep, ok

@@ -38,6 +38,8 @@ var filterParams = []param{
 	{name: "limit", kind: kindNumber, low: 1, high: maxPage, about: "events on a page; default 100"},
 }
 
+var paramInstance = param{name: "instance", kind: kindText, about: "only of this instance, by its name"}
+
 // routes is the whole API.
 var routes = []route{
 	{http.MethodGet, "/events", people, "List received webhooks, newest first.",
@@ -72,4 +74,17 @@ var routes = []route{
 		nil, nil, api.Delivery{}, (*Server).requeueDelivery},
 	{http.MethodPost, "/deliveries/{id}/cancel", people, "Give up a delivery that waits.",
 		nil, nil, api.Delivery{}, (*Server).cancelDelivery},
+	{http.MethodGet, "/instances", people, "List the instances whose agents are connected.",
+		[]param{paramApp}, nil, api.InstanceList{}, (*Server).listInstances},
+	{http.MethodGet, "/logs", people, "Read what an app's instances write, as server-sent events.",
+		[]param{
+			{name: paramApp.name, kind: kindText, about: "whose; default: the token's own"},
+			paramInstance,
+			{name: "lines", kind: kindNumber, low: 0, high: maxLogLines, about: "of each instance, at most so many of the latest lines; default 200"},
+			{name: "follow", kind: kindFlag, about: "go on with what they write from now on"},
+		}, nil, nil, (*Server).streamLogs},
+	{http.MethodGet, "/lastwords", people, "List how instances ended, newest first.",
+		[]param{paramApp, paramInstance,
+			{name: "limit", kind: kindNumber, low: 1, high: relay.MaxLastWords, about: "at most so many; default 20"}},
+		nil, api.LastWordsList{}, (*Server).listLastWords},
 }

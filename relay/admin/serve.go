@@ -160,9 +160,9 @@ func (s *Server) funnel(row route) http.HandlerFunc {
 			relay.WriteError(w, c.id, err)
 			return
 		}
-		if live, ok := value.(*stream); ok {
+		if out, ok := value.(live); ok {
 			c.r = r
-			live.run(c, w)
+			out.run(c, w)
 			return
 		}
 		s.answer(w, value)
@@ -227,6 +227,11 @@ func (s *Server) record(c *call, row route, err error) {
 		attrs = append(attrs, "err", err)
 	}
 	s.cfg.Logger.Log(context.WithoutCancel(c.ctx()), level, message, attrs...)
+}
+
+// live is an answer that goes on until its reader, its token or the server ends it.
+type live interface {
+	run(c *call, w http.ResponseWriter)
 }
 
 // file is an answer that is no JSON.

@@ -17,11 +17,13 @@ import (
 	"sync"
 	"time"
 
+	"github.com/posternhq/postern/protocol"
 	"github.com/posternhq/postern/relay"
 	"github.com/posternhq/postern/relay/admin"
 	"github.com/posternhq/postern/relay/auth"
 	"github.com/posternhq/postern/relay/inbox"
 	"github.com/posternhq/postern/relay/ingress"
+	"github.com/posternhq/postern/relay/instances"
 	"github.com/posternhq/postern/relay/provider"
 	"github.com/posternhq/postern/relay/sqlite"
 	"github.com/posternhq/postern/relay/tunnel"
@@ -42,6 +44,7 @@ type Node struct {
 	watcher     *ManifestWatcher // nil without a manifest
 	registry    *tunnel.Registry
 	tunnels     *tunnel.Server
+	instances   *instances.Tracker
 	waker       *wake.Waker
 	inbox       *inbox.Inbox
 	api         *admin.Server
@@ -98,6 +101,9 @@ func (n *Node) Run(ctx context.Context) error {
 		start("admin listener", func() error { return n.admin.Serve(admin) })
 	}
 	start("inbox", func() error { return n.inbox.Run(parts) })
+	reports, stopReports := context.WithCancel(parts)
+	defer stopReports()
+	running.Go(func() { n.instances.Run(reports) })
 	start("revocations", func() error { return n.revocations.Run(parts) })
 	running.Go(func() { n.cutRevoked(parts) })
 	if n.watcher != nil {
@@ -113,6 +119,7 @@ func (n *Node) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	case err = <-failed:
 	}
+	stopReports() // before agents are told to leave: what is lost from now on is lost on our account
 	n.stop(stopParts, &running)
 	return err
 }
@@ -221,7 +228,10 @@ func (n *Node) applyManifest(m *relay.Manifest) {
 }
 
 func (n *Node) buildTunnels(verifier *auth.Verifier) {
-	n.registry = tunnel.NewRegistry(n.cfg.Limits, func(id relay.AppID) { n.inbox.AgentConnected(id) })
+	n.registry = tunnel.NewRegistry(n.cfg.Limits, func(id relay.AppID) {
+		n.waker.Arrived(id)
+		n.inbox.AgentConnected(id)
+	})
 	n.waker = wake.New(wake.Config{
 		URL:       func(app relay.AppID) string { a, _ := n.directory.manifest.Load().App(app); return a.PublicURL },
 		Visit:     newVisitor().visit,
@@ -229,7 +239,11 @@ func (n *Node) buildTunnels(verifier *auth.Verifier) {
 		Logger:    n.cfg.Logger,
 	})
 	n.registry.Absent = n.waker.Wake
+	n.instances = instances.New(instances.Config{
+		Save: n.store.SaveLastWords, Instances: n.registry.Instances, Logger: n.cfg.Logger,
+	})
 	n.tunnels = tunnel.NewServer(tunnel.ServerConfig{
+		Stream:   n.serveStream,
 		Registry: n.registry,
 		Authorize: func(r *http.Request) (relay.Principal, error) {
 			p, err := verifier.Authorize(r.Context(), r, relay.ScopeAgent, relay.ScopeDeveloper)
@@ -244,6 +258,28 @@ func (n *Node) buildTunnels(verifier *auth.Verifier) {
 	})
 }
 
+// serveStream takes the streams that agents open.
+func (n *Node) serveStream(ctx context.Context, t *tunnel.Tunnel, s *protocol.Stream) {
+	if s.Kind() == protocol.KindReport {
+		n.instances.Serve(ctx, t.App(), s)
+		return
+	}
+	s.Refuse(protocol.CodeUnsupported, "this relay does not serve streams of kind "+string(s.Kind()))
+}
+
+// agents are the connected instances together with what they report.
+type agents struct {
+	*tunnel.Registry
+	reports *instances.Tracker
+}
+
+// Instances implements admin.Agents.
+func (a agents) Instances(app relay.AppID) []relay.Instance {
+	list := a.Registry.Instances(app)
+	a.reports.Fill(list)
+	return list
+}
+
 // buildInbox makes what takes, keeps, delivers and shows webhooks.
 func (n *Node) buildInbox(verifier *auth.Verifier) {
 	apps := &tunnel.Transport{Registry: n.registry, Idle: n.cfg.Idle}
@@ -256,6 +292,11 @@ func (n *Node) buildInbox(verifier *auth.Verifier) {
 	})
 	n.api = admin.New(admin.Config{
 		Store: n.store, Inbox: n.inbox, Endpoint: n.directory.Endpoint, Resign: rules.Resign,
+		Agents: agents{n.registry, n.instances},
+		Known: func(_ context.Context, app relay.AppID) (bool, error) {
+			_, known := n.directory.App(app)
+			return known, nil
+		},
 		Authorize: func(r *http.Request) (relay.Principal, error) {
 			p, err := verifier.Authorize(r.Context(), r, relay.ScopeDeveloper, relay.ScopeAdmin)
 			return p, withReason(err)
@@ -264,9 +305,19 @@ func (n *Node) buildInbox(verifier *auth.Verifier) {
 	})
 	n.public = &http.Server{Handler: ingress.New(ingress.Config{
 		Directory: n.directory, Inbox: n.inbox, Apps: apps, Own: ownRoutes(&n.health, n.tunnels, n.api), Facts: provider.Facts,
+		Operator: operatorOf(verifier), Findings: n.instances.Findings,
 		PublicURL: n.cfg.public, AppsDomain: n.cfg.AppsDomain, TrustedProxies: n.cfg.trusted,
 		Idle: n.cfg.Idle, Logger: n.cfg.Logger,
 	})}
+}
+
+// operatorOf tells whose tokens may see the inside of an app.
+func operatorOf(verifier *auth.Verifier) func(context.Context, string, relay.AppID) bool {
+	return func(ctx context.Context, token string, app relay.AppID) bool {
+		p, err := verifier.Verify(ctx, token)
+		return err == nil && (p.Scope == relay.ScopeDeveloper || p.Scope == relay.ScopeAdmin) &&
+			auth.AuthorizeApp(p, app) == nil
+	}
 }
 
 // withReason lets the token's reason stand in the answer.

@@ -67,7 +67,7 @@ func TestConnectionsAreSetAsDocumented(t *testing.T) {
 		{pragma: "auto_vacuum", writer: 2, reader: 2}, // 2: INCREMENTAL
 		{pragma: "wal_autocheckpoint", writer: 0, reader: 1000},
 		{pragma: "temp_store", writer: 2, reader: 0},
-		{pragma: "user_version", writer: 2, reader: 2},
+		{pragma: "user_version", writer: 3, reader: 3},
 	} {
 		var writer, reader int64
 		s.onWriter(t, func(tx *tx) (err error) {
@@ -127,6 +127,11 @@ func TestNoQueryWalksATable(t *testing.T) {
 		"file of a body":  {`SELECT 1 FROM event_body WHERE codec = 2 AND data = ?`, "event_body_file (data=?)"},
 		"lane":            {selectLane, "(app=? AND endpoint=? AND destination=?)"},
 		"usage":           {selectUsage, "INDEX sqlite_autoindex_lane_1 (app=?)"},
+		"last words":      {lastWordsQueryOf(relay.LastWordsFilter{}), "SCAN last_words USING INDEX last_words_by_time"}, // backwards, as many as are asked for
+		"of an app":       {lastWordsQueryOf(relay.LastWordsFilter{App: "a", Instance: "i"}), "INDEX last_words_by_app (app=?)"},
+		"of an instance":  {lastWordsQueryOf(relay.LastWordsFilter{Instance: "i"}), "SCAN last_words USING INDEX last_words_by_time"}, // a hundred for each app
+		"forgotten words": {forgetLastWords, "INDEX last_words_by_app (app=?)"},
+		"replaced words":  {deleteLastWords, "INDEX last_words_boot (app=? AND instance=? AND boot_id=?)"},
 		"start of a time": {`SELECT seq, high_at FROM event WHERE seq >= ? ORDER BY seq LIMIT 1`, "INTEGER PRIMARY KEY (rowid>?)"},
 	} {
 		plan := planOf(t, s, tt.query)
@@ -143,6 +148,11 @@ func TestNoQueryWalksATable(t *testing.T) {
 			}
 		}
 	}
+}
+
+func lastWordsQueryOf(f relay.LastWordsFilter) string {
+	query, _ := lastWordsQuery(f)
+	return query
 }
 
 // filterQuery is the query for one page of a filter.

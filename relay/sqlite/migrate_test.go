@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"net/url"
 	"path/filepath"
@@ -102,6 +103,42 @@ func TestADatabaseOfTheFirstSchemaIsMigrated(t *testing.T) {
 		t.Errorf("expired %+v, %v", done, err)
 	}
 	wantNoOrphans(t, s)
+}
+
+// A data folder of the release before keeps everything and gets what is new.
+func TestADatabaseOfTheSecondSchemaIsMigrated(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "postern.db")
+	madeBy1(t, path)
+	c, err := connect(t.Context(), path, url.Values{"_foreign_keys": {"0"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := migrations.ReadFile("migrations/0002_lanes.sql")
+	if err == nil {
+		err = c.script(t.Context(), string(second)+"; PRAGMA user_version=2")
+	}
+	if err := errors.Join(err, c.close()); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // and once more, with nothing to migrate
+		s, err := Open(t.Context(), Config{Path: path})
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkMigratedEvents(t, s)
+		w := relay.LastWords{ID: "lw_1", App: "shop", Instance: "web.1", BootID: "b", EndedAt: benchTime(), Reason: "killed"}
+		if err := s.SaveLastWords(t.Context(), w); err != nil {
+			t.Fatal(err)
+		}
+		all, err := s.LastWords(t.Context(), relay.LastWordsFilter{App: "shop"})
+		if err != nil || len(all) != 1 || !reflect.DeepEqual(all[0], w) {
+			t.Errorf("last words %+v, %v", all, err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 func checkMigratedEvents(t *testing.T, s *Store) {

@@ -41,6 +41,7 @@ func Run(t *testing.T, open func(t *testing.T) relay.Store) {
 		"search":     searchTests(),
 		"retention":  retentionTests(),
 		"replays":    replayTests(),
+		"last words": lastWordsTests(),
 		"failures":   failureTests(),
 	}
 	for name, tests := range groups {
@@ -329,5 +330,7 @@ func everyMethod(f *fixture) map[string]func() error {
 		"StartReplay":     func() error { return second(s.StartReplay(ctx, "rpl_a")) },
 		"StepReplay":      func() error { return second(s.StepReplay(ctx, "rpl_a", 10, start())) },
 		"CancelReplay":    func() error { return second(s.CancelReplay(ctx, "rpl_a")) },
+		"SaveLastWords":   func() error { return s.SaveLastWords(ctx, lastWords(app, "web.1", "boot-a", start())) },
+		"LastWords":       func() error { return second(s.LastWords(ctx, relay.LastWordsFilter{})) },
 	}
 }

@@ -154,7 +154,11 @@ func (s *Server) run(sess *protocol.Session, who relay.Principal) {
 		},
 	}
 	h.State = func(state protocol.AppState, why string) {
-		log().Info("app is "+string(state), "why", why)
+		level := slog.LevelDebug
+		if was, _ := t.AppState(); was != state {
+			level = slog.LevelInfo
+		}
+		log().Log(context.Background(), level, "app is "+string(state), "why", why)
 		s.cfg.Registry.setAppState(t, state, why)
 	}
 	if s.cfg.Stream != nil {

@@ -3,8 +3,9 @@
 // and a tunnel does not count as a visit: its agent is stopped with the app. What
 // wakes such an app is a request to its public URL, which the manifest names.
 //
-//	Wake(app)   an agent is needed and none is here; returns at once
-//	└─ rouse    one goroutine per app: request, wait for the agent, and again,
+//	Wake(app)     an agent is needed and none is here; returns at once
+//	Arrived(app)  one is here
+//	└─ rouse      one goroutine per app: request, wait for the agent, and again,
 //	            ever more rarely, until the agent is here or nobody asks any more
 //
 // It knows neither tunnels nor webhooks: who needs the app calls Wake, and the
@@ -30,8 +31,6 @@ const (
 	visitTime = 90 * time.Second
 	// arrivalTime is how long the agent may take from the app's first answer.
 	arrivalTime = 20 * time.Second
-	// lookEvery is how often it is looked whether the agent has come.
-	lookEvery = 250 * time.Millisecond
 	// firstPause and lastPause are between visits in vain; each is twice the one
 	// before.
 	firstPause = 30 * time.Second
@@ -56,9 +55,15 @@ type Waker struct {
 	cancel context.CancelFunc
 
 	mu      sync.Mutex
-	asked   map[relay.AppID]time.Time // guarded by mu; the last call, of the apps that are being roused
-	closed  bool                      // guarded by mu
+	asleep  map[relay.AppID]*sleeper // guarded by mu; the apps that are being roused
+	closed  bool                     // guarded by mu
 	rousing sync.WaitGroup
+}
+
+// sleeper is an app that is being roused.
+type sleeper struct {
+	asked time.Time     // guarded by Waker.mu; the last call of Wake
+	awake chan struct{} // closed when its agent has come
 }
 
 // New makes a Waker.
@@ -66,7 +71,7 @@ func New(cfg Config) *Waker {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	w := &Waker{cfg: cfg, asked: map[relay.AppID]time.Time{}}
+	w := &Waker{cfg: cfg, asleep: map[relay.AppID]*sleeper{}}
 	w.ctx, w.cancel = context.WithCancel(context.Background())
 	return w
 }
@@ -82,12 +87,24 @@ func (w *Waker) Wake(app relay.AppID) bool {
 	if w.closed {
 		return false
 	}
-	_, under := w.asked[app]
-	w.asked[app] = time.Now()
-	if !under {
-		w.rousing.Go(func() { w.rouse(app) })
+	s := w.asleep[app]
+	if s == nil {
+		s = &sleeper{awake: make(chan struct{})}
+		w.asleep[app] = s
+		w.rousing.Go(func() { w.rouse(app, s) })
 	}
+	s.asked = time.Now()
 	return true
+}
+
+// Arrived says that an agent of app is here and takes work.
+func (w *Waker) Arrived(app relay.AppID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if s := w.asleep[app]; s != nil {
+		delete(w.asleep, app) // should it fall asleep the next moment, that is another waking
+		close(s.awake)
+	}
 }
 
 // Close ends all waking and waits for it.
@@ -100,12 +117,17 @@ func (w *Waker) Close() {
 }
 
 // rouse visits app until it is awake.
-func (w *Waker) rouse(app relay.AppID) {
+func (w *Waker) rouse(app relay.AppID, s *sleeper) {
+	if w.cfg.Connected(app) { // since before s was known to Arrived
+		w.Arrived(app)
+	}
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
 		url := w.cfg.URL(app) // the manifest may have changed
-		if url == "" || w.visit(app, url) || !w.wait(app, pause) {
+		if url == "" || w.visit(app, url, s) || !w.wait(s, pause) {
 			w.mu.Lock()
-			delete(w.asked, app)
+			if w.asleep[app] == s {
+				delete(w.asleep, app)
+			}
 			w.mu.Unlock()
 			return
 		}
@@ -115,7 +137,12 @@ func (w *Waker) rouse(app relay.AppID) {
 // visit makes one request and reports whether the agent came, or w is closed. The
 // request goes on when the agent is there before its answer: to the platform it is
 // a visitor like any other.
-func (w *Waker) visit(app relay.AppID, url string) bool {
+func (w *Waker) visit(app relay.AppID, url string, s *sleeper) bool {
+	select {
+	case <-s.awake:
+		return true
+	default:
+	}
 	log := w.cfg.Logger.With("app", app)
 	log.Info("waking the app")
 	begun := time.Now()
@@ -125,11 +152,12 @@ func (w *Waker) visit(app relay.AppID, url string) bool {
 		defer cancel()
 		answered <- w.cfg.Visit(ctx, url)
 	})
-	look := time.NewTicker(lookEvery)
-	defer look.Stop()
 	var late <-chan time.Time
 	for {
 		select {
+		case <-s.awake:
+			log.Info("the app is awake", "after", time.Since(begun).Round(time.Millisecond))
+			return true
 		case err := <-answered:
 			if w.ctx.Err() != nil {
 				return true
@@ -142,27 +170,22 @@ func (w *Waker) visit(app relay.AppID, url string) bool {
 		case <-late:
 			log.Warn("the app's platform answered, but no agent came", "after", time.Since(begun).Round(time.Second))
 			return false
-		case <-look.C:
-			if w.cfg.Connected(app) {
-				log.Info("the app is awake", "after", time.Since(begun).Round(time.Millisecond))
-				return true
-			}
 		}
 	}
 }
 
-// wait sleeps, unless the agent comes by itself; false when there is nothing left
-// to do.
-func (w *Waker) wait(app relay.AppID, pause time.Duration) bool {
+// wait sleeps; false when the agent has come by itself, or nobody asks any more.
+func (w *Waker) wait(s *sleeper, pause time.Duration) bool {
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
+	case <-s.awake:
+		return false
 	case <-w.ctx.Done():
 		return false
 	}
 	w.mu.Lock()
-	recently := time.Since(w.asked[app]) < askedFor
-	w.mu.Unlock()
-	return recently && !w.cfg.Connected(app)
+	defer w.mu.Unlock()
+	return time.Since(s.asked) < askedFor
 }

@@ -21,6 +21,7 @@ type platform struct {
 	running atomic.Int32 // visits under way
 	most    atomic.Int32 // of those, at once
 	up      atomic.Bool
+	w       *Waker
 }
 
 func (p *platform) visit(ctx context.Context, _ string) error {
@@ -35,16 +36,22 @@ func (p *platform) visit(ctx context.Context, _ string) error {
 		return ctx.Err()
 	}
 	if p.err == nil && p.agent >= 0 {
-		time.AfterFunc(p.agent, func() { p.up.Store(true) })
+		time.AfterFunc(p.agent, p.comes)
 	}
 	return p.err
 }
 
+func (p *platform) comes() {
+	p.up.Store(true)
+	p.w.Arrived("shop")
+}
+
 func (p *platform) waker(url string) *Waker {
-	return New(Config{
+	p.w = New(Config{
 		URL: func(relay.AppID) string { return url }, Visit: p.visit,
 		Connected: func(relay.AppID) bool { return p.up.Load() },
 	})
+	return p.w
 }
 
 func TestOneVisitWakesAnAppHoweverManyAsk(t *testing.T) {
@@ -105,6 +112,36 @@ func TestAnAppThatDoesNotComeIsVisitedEverMoreRarelyAndThenLeftAlone(t *testing.
 			})
 		})
 	}
+}
+
+// An app may sleep again before anybody has looked whether it woke up.
+func TestAnAppThatFallsAsleepAtOnceIsWokenAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &platform{boots: time.Second, agent: 0}
+		w := p.waker("https://shop.example.com")
+		defer w.Close()
+		for n := range int32(3) {
+			w.Wake("shop")
+			time.Sleep(1001 * time.Millisecond)
+			if p.visits.Load() != n+1 || !p.up.Swap(false) {
+				t.Fatalf("waking %d: %d visits", n+1, p.visits.Load())
+			}
+		}
+	})
+}
+
+func TestAnAppThatIsHereAlreadyIsNotVisited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &platform{}
+		w := p.waker("https://shop.example.com")
+		defer w.Close()
+		p.up.Store(true)
+		w.Wake("shop")
+		time.Sleep(time.Minute)
+		if n := p.visits.Load(); n != 0 {
+			t.Errorf("%d visits", n)
+		}
+	})
 }
 
 func TestCloseEndsTheWaking(t *testing.T) {
