@@ -16,8 +16,14 @@ MODULES := . e2e deploy/examples/go
 
 # What tests call besides Go: ip for network namespaces, a C compiler for the
 # race detector, strace to make a disk fail, curl and bash to run exports,
-# shellcheck for scripts, and the languages of the example apps.
-PACKAGES := iproute2 gcc libc6-dev strace curl shellcheck python3 python3-flask gunicorn ruby ruby-rack puma
+# shellcheck and systemd-analyze for what is in deploy/, the languages of the
+# example apps.
+PACKAGES := iproute2 gcc libc6-dev strace curl shellcheck systemd python3 python3-flask gunicorn ruby ruby-rack puma
+# Servers that stand in front of a relay. Where systemd runs, installing them would
+# start them.
+ifeq ($(wildcard /run/systemd/system),)
+PACKAGES += nginx-light caddy
+endif
 
 FUZZTIME ?= 20s
 SOAK     ?= 10

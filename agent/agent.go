@@ -3,6 +3,7 @@
 // the app.
 //
 //	Agent.Run
+//	  tell (one goroutine)                  how the app is, on every session
 //	  keep (one goroutine per tunnel number)
 //	    connect → protocol.Dial          on failure: full jitter, slower the longer it lasts
 //	    serve   → Session.Run            forward.Serve for each stream
@@ -37,10 +38,16 @@ type Config struct {
 	Relay   string // the relay's URL
 	Token   string
 	Target  string         // the app, host:port
-	Hello   protocol.Hello // who we are; Tunnel and Tunnels are filled in here
+	Hello   protocol.Hello // who we are, and the app's state at first; Tunnel and Tunnels are filled in here
 	Tunnels int            // default DefaultTunnels, at most protocol.MaxTunnels
 	Env     func(string) string
-	TLS     *tls.Config  // default: the system's roots
+	TLS     *tls.Config // default: the system's roots
+	// Streams serve what is not for the app itself, by kind.
+	Streams map[protocol.Kind]func(context.Context, *protocol.Stream)
+	// Opened is called when a tunnel has been opened; it must not wait.
+	Opened func()
+	// Refused is called when the app does not accept a connection; it must not wait.
+	Refused func()
 	Logger  *slog.Logger // default: discard
 }
 
@@ -53,10 +60,14 @@ type Agent struct {
 	once    sync.Once     // closes ready
 
 	mu       sync.Mutex
-	sessions map[*protocol.Session]bool // guarded by mu; the running ones
-	welcome  protocol.Welcome           // guarded by mu; the latest
-	stopping bool                       // guarded by mu; Drain or Close was called
-	stop     chan struct{}              // closed when stopping is set
+	sessions map[*protocol.Session]*sync.Mutex // guarded by mu; the running ones, each with what is held while its state is told
+	welcome  protocol.Welcome                  // guarded by mu; the latest
+	state    protocol.AppState                 // guarded by mu
+	why      string                            // guarded by mu; of state
+	stopping bool                              // guarded by mu; Drain or Close was called
+	stop     chan struct{}                     // closed when stopping is set
+
+	changed chan struct{} // has one when state has changed
 }
 
 // New makes an Agent that does nothing until Run.
@@ -65,12 +76,15 @@ func New(cfg Config) *Agent {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	cfg.Tunnels = min(cmp.Or(cfg.Tunnels, DefaultTunnels), protocol.MaxTunnels)
+	f := forward.New(cfg.Target, cfg.Logger)
+	f.Refused = cfg.Refused
 	return &Agent{
-		cfg: cfg, log: cfg.Logger,
-		forward:  forward.New(cfg.Target, cfg.Logger),
+		cfg: cfg, log: cfg.Logger, state: cfg.Hello.State,
+		forward:  f,
 		ready:    make(chan struct{}),
-		sessions: map[*protocol.Session]bool{},
+		sessions: map[*protocol.Session]*sync.Mutex{},
 		stop:     make(chan struct{}),
+		changed:  make(chan struct{}, 1),
 	}
 }
 
@@ -92,9 +106,11 @@ var ErrGivenUp = errors.New("the relay will not accept this token again")
 // refused for good (ErrGivenUp). Everything it started is gone when it returns.
 func (a *Agent) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	errs := make(chan error, a.cfg.Tunnels)
-	var keeping sync.WaitGroup
+	var keeping, telling sync.WaitGroup
+	telling.Go(func() { a.tell(ctx) })
+	defer telling.Wait()
+	defer cancel()
 	for n := range a.cfg.Tunnels {
 		keeping.Go(func() {
 			if err := a.keep(ctx, n); err != nil {
@@ -157,8 +173,12 @@ func (a *Agent) serve(ctx context.Context, sess *protocol.Session, next chan<- t
 		}
 	}
 	log.Info("tunnel open", "relay", welcome.Node)
+	a.say(sess) // it may have changed since the hello
+	if a.cfg.Opened != nil {
+		a.cfg.Opened()
+	}
 	err := sess.Run(ctx, protocol.Handler{
-		Stream: a.forward.Serve,
+		Stream: a.serveStream,
 		Drain: func(d protocol.Drain) {
 			log.Info("relay drains", "reason", d.Reason, "reconnect", d.Reconnect)
 			ask(d.Reconnect)
@@ -180,6 +200,96 @@ func (a *Agent) serve(ctx context.Context, sess *protocol.Session, next chan<- t
 	ask(time.Duration(welcome.SlotMS) * time.Millisecond)
 }
 
+// serveStream gives a stream to whoever serves its kind.
+func (a *Agent) serveStream(ctx context.Context, s *protocol.Stream) {
+	if serve := a.cfg.Streams[s.Kind()]; serve != nil {
+		s.Aside() // no stop waits for somebody who looks
+		serve(ctx, s)
+		return
+	}
+	a.forward.Serve(ctx, s)
+}
+
+// SetState tells the relay how the app is, now and on every later tunnel. It does
+// not wait for it.
+func (a *Agent) SetState(state protocol.AppState, why string) {
+	a.mu.Lock()
+	changed := a.state != state || a.why != why
+	a.state, a.why = state, why
+	a.mu.Unlock()
+	if changed {
+		select {
+		case a.changed <- struct{}{}:
+		default: // whoever tells has not looked yet
+		}
+	}
+}
+
+// tell says each new state on all tunnels until ctx ends. One that is stuck does
+// not hold up the others.
+func (a *Agent) tell(ctx context.Context) {
+	var saying sync.WaitGroup
+	defer saying.Wait()
+	for {
+		select {
+		case <-a.changed:
+		case <-ctx.Done():
+			return
+		}
+		for _, s := range a.running(false) {
+			saying.Go(func() { a.say(s) })
+		}
+	}
+}
+
+// say tells the relay at the other end of sess how the app is at this moment.
+func (a *Agent) say(sess *protocol.Session) {
+	a.mu.Lock()
+	turn := a.sessions[sess]
+	a.mu.Unlock()
+	if turn == nil {
+		return // it has ended
+	}
+	turn.Lock() // so that the last word is the latest one
+	defer turn.Unlock()
+	a.mu.Lock()
+	state, why := a.state, a.why
+	a.mu.Unlock()
+	if err := sess.SetState(state, why); err != nil {
+		a.log.Debug("state not sent", "session", sess.Welcome().Session, "err", err)
+	}
+}
+
+// SetTarget sends what is for the app to another address from now on.
+func (a *Agent) SetTarget(target string) { a.forward.SetTarget(target) }
+
+// ErrNoTunnel is what Open returns while there is none.
+var ErrNoTunnel = errors.New("no tunnel to the relay is open")
+
+// Open starts a stream to the relay on one of the tunnels whose relay has need,
+// and waits until it is accepted. Without such a tunnel it is ErrNoTunnel, or an
+// error of code unsupported_kind when there are others.
+func (a *Agent) Open(ctx context.Context, need protocol.Feature, o protocol.Open) (*protocol.Stream, error) {
+	err := ErrNoTunnel
+	for _, s := range a.running(false) {
+		if !s.Has(need) {
+			err = protocol.Errorf(protocol.CodeUnsupported, "the relay does not know streams of kind %s", o.Kind)
+			continue
+		}
+		st, failed := s.Open(ctx, o)
+		if failed == nil {
+			if failed = st.AwaitReply(ctx); failed == nil {
+				return st, nil
+			}
+			st.Close()
+		}
+		if err = failed; ctx.Err() != nil {
+			break
+		}
+	}
+	return nil, err
+}
+
 // declineTime bounds how long a session that came too late is served.
 const declineTime = 5 * time.Second
 
@@ -189,7 +299,7 @@ func (a *Agent) decline(ctx context.Context, sess *protocol.Session) {
 	over := make(chan struct{})
 	go func() {
 		defer close(over)
-		sess.Run(ctx, protocol.Handler{Stream: a.forward.Serve})
+		sess.Run(ctx, protocol.Handler{Stream: a.serveStream})
 	}()
 	limit, cancel := context.WithTimeout(ctx, declineTime)
 	defer cancel()
@@ -208,7 +318,7 @@ func (a *Agent) add(s *protocol.Session) bool {
 	if a.stopping {
 		return false
 	}
-	a.sessions[s] = true
+	a.sessions[s] = &sync.Mutex{}
 	a.welcome = s.Welcome()
 	a.once.Do(func() { close(a.ready) })
 	return true
@@ -219,6 +329,9 @@ func (a *Agent) remove(s *protocol.Session) {
 	delete(a.sessions, s)
 	a.mu.Unlock()
 }
+
+// connected reports whether a tunnel is open.
+func (a *Agent) connected() bool { return len(a.running(false)) > 0 }
 
 func (a *Agent) isStopping() bool {
 	a.mu.Lock()

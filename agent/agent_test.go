@@ -34,6 +34,7 @@ type gate struct {
 type session struct {
 	*protocol.Session
 	drains chan protocol.Drain
+	states chan protocol.AppState
 	ended  chan error
 }
 
@@ -54,10 +55,13 @@ func newGate(t *testing.T, w protocol.Welcome, refuse func(http.ResponseWriter) 
 		if err != nil {
 			return
 		}
-		s := &session{Session: sess, drains: make(chan protocol.Drain, 1), ended: make(chan error, 1)}
+		s := &session{Session: sess, drains: make(chan protocol.Drain, 1), states: make(chan protocol.AppState, 100), ended: make(chan error, 1)}
 		if g.run.Load() {
 			go func() {
-				s.ended <- sess.Run(context.Background(), protocol.Handler{Drain: func(d protocol.Drain) { s.drains <- d }})
+				s.ended <- sess.Run(context.Background(), protocol.Handler{
+					Drain: func(d protocol.Drain) { s.drains <- d },
+					State: func(state protocol.AppState, _ string) { s.states <- state },
+				})
 			}()
 		}
 		g.sessions <- s
@@ -82,7 +86,7 @@ func (g *gate) next() *session {
 // start runs an agent at g. The returned channel has Run's error.
 func (g *gate) start(ctx context.Context, cfg Config) (*Agent, <-chan error) {
 	cfg.Relay, cfg.Token = g.url, "t"
-	cfg.Hello = protocol.Hello{Instance: "web.1", BootID: "0123456789"}
+	cfg.Hello.Instance, cfg.Hello.BootID = "web.1", "0123456789"
 	a := New(cfg)
 	ended := make(chan error, 1)
 	done := make(chan struct{})

@@ -82,6 +82,9 @@ func (a *Agent) logFailure(n, attempt int, err error, wait time.Duration) {
 func (a *Agent) dial(ctx context.Context, n int) (*protocol.Session, error) {
 	hello := a.cfg.Hello
 	hello.Tunnel, hello.Tunnels = n, a.cfg.Tunnels
+	a.mu.Lock()
+	hello.State = a.state
+	a.mu.Unlock()
 	return protocol.Dial(ctx, protocol.DialConfig{
 		Config: protocol.Config{Logger: a.log},
 		URL:    a.cfg.Relay, Token: a.cfg.Token, Hello: hello, Env: a.cfg.Env, TLS: a.cfg.TLS,

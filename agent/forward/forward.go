@@ -25,8 +25,12 @@ const dialTimeout = 10 * time.Second
 // Forwarder serves streams towards one app. All methods are safe for concurrent
 // use.
 type Forwarder struct {
-	target string // host:port
+	target atomic.Pointer[string] // host:port
 	log    *slog.Logger
+
+	// Refused, when set, is called each time the app does not accept a connection.
+	// Set it before the first stream; it must not wait.
+	Refused func()
 
 	refused atomic.Bool // the last connection was refused; so that the log says it once
 }
@@ -36,8 +40,13 @@ func New(target string, log *slog.Logger) *Forwarder {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Forwarder{target: target, log: log}
+	f := &Forwarder{log: log}
+	f.SetTarget(target)
+	return f
 }
+
+// SetTarget sends the streams from now on to another address of the app.
+func (f *Forwarder) SetTarget(target string) { f.target.Store(&target) }
 
 // Serve carries one stream until both directions have ended.
 func (f *Forwarder) Serve(ctx context.Context, s *protocol.Stream) {
@@ -50,17 +59,21 @@ func (f *Forwarder) Serve(ctx context.Context, s *protocol.Stream) {
 		s.Refuse(protocol.CodeForbidden, "this agent serves the app's own port only")
 		return
 	}
-	conn, err := f.dial(ctx)
+	target := *f.target.Load()
+	conn, err := f.dial(ctx, target)
 	if err != nil {
-		code, message := explain(err, f.target)
+		code, message := explain(err, target)
 		if !f.refused.Swap(true) {
-			f.log.Warn("app does not accept connections", "target", f.target, "err", err)
+			f.log.Warn("app does not accept connections", "target", target, "err", err)
+		}
+		if f.Refused != nil {
+			f.Refused()
 		}
 		s.Refuse(code, message)
 		return
 	}
 	if f.refused.Swap(false) {
-		f.log.Info("app accepts connections again", "target", f.target)
+		f.log.Info("app accepts connections again", "target", target)
 	}
 	if s.Accept() != nil {
 		conn.Close()
@@ -69,9 +82,9 @@ func (f *Forwarder) Serve(ctx context.Context, s *protocol.Stream) {
 	protocol.Splice(s, conn)
 }
 
-func (f *Forwarder) dial(ctx context.Context) (net.Conn, error) {
+func (f *Forwarder) dial(ctx context.Context, target string) (net.Conn, error) {
 	d := net.Dialer{Timeout: dialTimeout}
-	return d.DialContext(ctx, "tcp", f.target)
+	return d.DialContext(ctx, "tcp", target)
 }
 
 // explain turns a failed dial into what the relay is told.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"os/signal"
 	"strconv"
 	"syscall"
+	"time"
 
 	"github.com/posternhq/postern/agent"
 )
@@ -64,11 +66,15 @@ func connect(ctx context.Context, f *flags, target string, ready func(*agent.Age
 	if err != nil {
 		return exitUsage, err
 	}
+	if warning := f.takeToken(); warning != nil {
+		log.Warn("the token can be read by other processes", "err", warning)
+	}
 	p := f.whereFrom()
-	a, err := f.agentFor(target, p, log)
+	config, err := f.agentConfig(target, p, log)
 	if err != nil {
 		return exitUsage, usageError{err}
 	}
+	a := agent.New(config)
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	defer signal.Stop(signals)
@@ -87,7 +93,7 @@ func connect(ctx context.Context, f *flags, target string, ready func(*agent.Age
 		case sig := <-signals:
 			log.Info("agent stops", "signal", sig.String())
 			go exitOnSecond(signals)
-			stopAgent(a, p.Grace, log)
+			stopAgent(a, cmp.Or(p.Grace, time.Second), log)
 			return exitOK, <-ended
 		}
 	}

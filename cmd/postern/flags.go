@@ -9,9 +9,11 @@ import (
 	"log/slog"
 	"net/url"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/posternhq/postern/agent"
+	"github.com/posternhq/postern/agent/conceal"
 	"github.com/posternhq/postern/agent/platform"
 	"github.com/posternhq/postern/protocol"
 )
@@ -23,12 +25,19 @@ type flags struct {
 	env  map[string]string // flag → variable
 	help func()            // prints what the flags are
 
+	// lenient: a variable with a mistake is a line in the log, not the end. What is
+	// typed on the command line is seen by whoever typed it; a variable may break a
+	// deploy.
+	lenient bool
+	faults  []error // of the variables, when lenient
+
 	logFormat, logLevel, relay *string
 
 	// Of an agent only.
 	instance *string
 	tunnels  *int
 	grace    *time.Duration
+	token    string
 }
 
 // errHelp says that help was asked for and printed.
@@ -75,6 +84,12 @@ func (f *flags) text(name, env, def, about string) *string {
 	return f.String(name, def, about)
 }
 
+// yes is a flag that is on or off.
+func (f *flags) yes(name, env, about string) *bool {
+	f.env[name] = env
+	return f.Bool(name, false, about)
+}
+
 // parse reads args and then the environment.
 func (f *flags) parse(args []string) error {
 	// Help that was asked for goes to standard output; a mistake is reported by
@@ -97,7 +112,18 @@ func (f *flags) environment() error {
 	f.Visit(func(fl *flag.Flag) { given[fl.Name] = true })
 	for name, env := range f.env {
 		if v := os.Getenv(env); v != "" && !given[name] {
-			if err := f.Set(name, v); err != nil {
+			err := f.Set(name, v)
+			if err == nil && name == "log-level" {
+				err = new(slog.Level).UnmarshalText([]byte(v))
+			}
+			if err == nil && name == "log-format" && v != "text" && v != "json" {
+				err = errors.New("expected text or json")
+			}
+			if err != nil && f.lenient {
+				fl := f.Lookup(name)
+				f.Set(name, fl.DefValue)
+				f.faults = append(f.faults, fmt.Errorf("%s=%q is not used: %w", env, v, err))
+			} else if err != nil {
 				return usagef("%s=%q: %w", env, v, err)
 			}
 		}
@@ -106,7 +132,9 @@ func (f *flags) environment() error {
 }
 
 // logger makes the log on standard error.
-func (f *flags) logger() (*slog.Logger, error) {
+func (f *flags) logger() (*slog.Logger, error) { return f.loggerTo(os.Stderr) }
+
+func (f *flags) loggerTo(w io.Writer) (*slog.Logger, error) {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(*f.logLevel)); err != nil {
 		return nil, usagef("--log-level %q: expected debug, info, warn or error", *f.logLevel)
@@ -114,9 +142,9 @@ func (f *flags) logger() (*slog.Logger, error) {
 	opts := &slog.HandlerOptions{Level: level}
 	switch *f.logFormat {
 	case "text":
-		return slog.New(slog.NewTextHandler(os.Stderr, opts)).With("by", "postern"), nil
+		return slog.New(slog.NewTextHandler(w, opts)).With("by", "postern"), nil
 	case "json":
-		return slog.New(slog.NewJSONHandler(os.Stderr, opts)).With("by", "postern"), nil
+		return slog.New(slog.NewJSONHandler(w, opts)).With("by", "postern"), nil
 	}
 	return nil, usagef("--log-format %q: expected text or json", *f.logFormat)
 }
@@ -130,34 +158,41 @@ func (f *flags) whereFrom() platform.Platform {
 	if *f.grace > 0 {
 		p.Grace = *f.grace
 	}
-	if p.Grace <= 0 {
-		p.Grace = 10 * time.Second
-	}
 	return p
 }
 
-// agentFor makes the agent of target. The error says what is missing.
-func (f *flags) agentFor(target string, p platform.Platform, log *slog.Logger) (*agent.Agent, error) {
-	token := os.Getenv("POSTERN_TOKEN")
+// agentConfig is what the agent of target needs. The error says what is missing.
+func (f *flags) agentConfig(target string, p platform.Platform, log *slog.Logger) (agent.Config, error) {
 	switch {
 	case *f.relay == "":
-		return nil, errors.New("POSTERN_RELAY is not set: which relay?")
-	case token == "":
-		return nil, errors.New("POSTERN_TOKEN is not set; make one with: postern-relay token create --app NAME --scope agent")
+		return agent.Config{}, errors.New("POSTERN_RELAY is not set: which relay?")
+	case f.token == "":
+		return agent.Config{}, errors.New("POSTERN_TOKEN is not set; make one with: postern-relay token create --app NAME --scope agent")
 	}
 	if u, err := url.Parse(*f.relay); err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
-		return nil, fmt.Errorf("POSTERN_RELAY %q: expected https://host", *f.relay)
+		shown := *f.relay
+		if strings.Contains(shown, "@") {
+			shown = "with a user in it" // and a password
+		}
+		return agent.Config{}, fmt.Errorf("POSTERN_RELAY %q: expected https://host", shown)
 	}
 	if *f.tunnels < 1 || *f.tunnels > protocol.MaxTunnels {
-		return nil, fmt.Errorf("--tunnels %d: expected 1 to %d", *f.tunnels, protocol.MaxTunnels)
+		return agent.Config{}, fmt.Errorf("--tunnels %d: expected 1 to %d", *f.tunnels, protocol.MaxTunnels)
 	}
-	return agent.New(agent.Config{
-		Relay: *f.relay, Token: token, Target: target, Tunnels: *f.tunnels, Env: os.Getenv, Logger: log,
+	return agent.Config{
+		Relay: *f.relay, Token: f.token, Target: target, Tunnels: *f.tunnels, Env: os.Getenv, Logger: log,
 		Hello: protocol.Hello{
 			Agent: "postern/" + version, Instance: clean(p.Instance), BootID: platform.NewBootID(),
 			Platform: clean(p.Name), Process: clean(p.Process), Release: clean(p.Release), Commit: clean(p.Commit), Region: clean(p.Region),
 		},
-	}), nil
+	}, nil
+}
+
+// takeToken takes the token out of everybody's sight, which may start the program
+// anew. Call it before anything else has begun.
+func (f *flags) takeToken() (warning error) {
+	f.token, warning = conceal.Token()
+	return warning
 }
 
 // clean makes a name of the platform's fit for the protocol: printable ASCII, at

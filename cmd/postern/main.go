@@ -36,6 +36,9 @@ Usage:
   postern run [flags] -- COMMAND…   wrap the app: web: postern run -- node server.js
   postern agent --to 127.0.0.1:3000 connect an app that runs by itself
   postern http 3000                 reach a local port under the app's public name
+  postern doctor -- COMMAND…        run the app as a platform would, and say what keeps it from being reached
+  postern status [APP]              which instances are connected, and how they are
+  postern logs [-f] APP[/INSTANCE]  what the app writes, or wrote before it died
   postern events                    what the app's webhooks are doing: list, show, tail, replay, export
   postern --version
 
@@ -74,7 +77,10 @@ func find(args []string) (int, error) {
 		fmt.Fprint(os.Stderr, usage)
 		return exitUsage, usagef("no command was given")
 	}
-	verbs := map[string]verb{"run": runChild, "agent": runAgent, "http": runHTTP, "events": runEvents}
+	verbs := map[string]verb{
+		"run": runChild, "agent": runAgent, "http": runHTTP, "doctor": runDoctor,
+		"status": runStatus, "logs": runLogs, "events": runEvents,
+	}
 	switch name := args[0]; name {
 	case "--help", "-h", "-help", "help":
 		fmt.Print(usage)

@@ -3,22 +3,39 @@ package main
 import (
 	"bytes"
 	"errors"
+	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/posternhq/postern/agent/platform"
 )
 
 // TestMain makes the test binary the program itself when a test asks for it.
 func TestMain(m *testing.M) {
 	if os.Getenv("POSTERN_TEST_AS_PROGRAM") == "1" {
-		os.Unsetenv("POSTERN_TEST_AS_PROGRAM")
+		// With a token the program starts itself anew, and must find itself to be the
+		// program again.
+		if os.Getenv("POSTERN_TOKEN") == "" {
+			os.Unsetenv("POSTERN_TEST_AS_PROGRAM")
+		}
+		os.Setenv(childVariable, "1")
 		main()
 		return
 	}
+	if os.Getenv(childVariable) != "" {
+		fmt.Fprintln(os.Stderr, "the program has started the tests instead of itself; they would start it again, and so on")
+		os.Exit(3)
+	}
 	os.Exit(m.Run())
 }
+
+// childVariable is in the environment of whatever the program starts.
+const childVariable = "POSTERN_TEST_CHILD"
 
 // postern runs the program with env and nothing else of the environment but PATH.
 func postern(t *testing.T, env []string, args ...string) (code int, stdout, stderr string) {
@@ -60,7 +77,7 @@ func TestExitCodesAndWhatIsSaid(t *testing.T) {
 		{"agent with too many tunnels", relay, "agent --to 3000 --tunnels 17", 2, "", "expected 1 to 16"},
 		{"a wrong variable", append([]string{"POSTERN_TUNNELS=many"}, relay...), "agent --to 3000", 2, "", `POSTERN_TUNNELS="many"`},
 		{"a wrong log level", relay, "agent --to 3000 --log-level loud", 2, "", `--log-level "loud"`},
-		{"a wrong log format", append([]string{"POSTERN_LOG_FORMAT=xml"}, relay...), "agent --to 3000", 2, "", `--log-format "xml"`},
+		{"a wrong log format", append([]string{"POSTERN_LOG_FORMAT=xml"}, relay...), "agent --to 3000", 2, "", `POSTERN_LOG_FORMAT="xml"`},
 		{"http without a port", relay, "http", 2, "", "which port?"},
 		{"http with a wrong port", relay, "http 70000", 2, "", "expected 1 to 65535"},
 		{"run without a command", nil, "run", 2, "", "which command?"},
@@ -86,13 +103,15 @@ func TestExitCodesAndWhatIsSaid(t *testing.T) {
 	}
 }
 
-func TestDisabledRunLeavesTheEnvironmentAlone(t *testing.T) {
-	env := []string{"POSTERN_DISABLE=1", "POSTERN_TOKEN=t", "PORT=not-a-port"}
-	_, stdout, _ := postern(t, env, "run", "--", "env")
-	for _, want := range env {
+func TestDisabledRunLeavesTheEnvironmentAloneButForTheToken(t *testing.T) {
+	_, stdout, _ := postern(t, []string{"POSTERN_DISABLE=1", "POSTERN_TOKEN=t", "PORT=not-a-port"}, "run", "--", "env")
+	for _, want := range []string{"POSTERN_DISABLE=1", "PORT=not-a-port"} {
 		if !strings.Contains(stdout, want+"\n") {
 			t.Errorf("the child has no %s:\n%s", want, stdout)
 		}
+	}
+	if strings.Contains(stdout, "POSTERN_TOKEN") {
+		t.Errorf("the child has the token:\n%s", stdout)
 	}
 }
 
@@ -109,40 +128,82 @@ func TestAddressOfAnApp(t *testing.T) {
 	}
 }
 
-func TestChildIsToldItsPortWhereItWasNot(t *testing.T) {
-	for _, test := range []struct{ name, outside, flag, target string }{
-		{"by the platform", "5000", "5000", "127.0.0.1:5000"},
-		{"by a flag", "", "6000", "127.0.0.1:6000"},
-		{"by a flag against the platform", "5000", "6000", "127.0.0.1:6000"},
+func TestWhereTheAppIsAndWhatItIsTold(t *testing.T) {
+	const free = -1 // any port
+	for _, test := range []struct {
+		name, outside string
+		platform      platform.Platform
+		args          []string
+		port          int
+		told          string // "free": the same as port; "": nothing
+		front         int
+		serves        bool
+	}{
+		{"by the platform", "5000", platform.Platform{Name: "heroku", GivesPort: true}, nil, 5000, "5000", 0, true},
+		{"by a flag", "", platform.Platform{}, []string{"--port", "6000"}, 6000, "6000", 0, true},
+		{"by a flag against the platform", "5000", platform.Platform{}, []string{"--port", "6000"}, 6000, "6000", 0, true},
+		{"nobody says on a plain machine", "", platform.Platform{}, nil, free, "free", 0, true},
+		{"a worker", "", platform.Platform{Name: "heroku"}, nil, 0, "", 0, false},
+		{"a web process that was not told", "", platform.Platform{Name: "render", GivesPort: true}, nil, 0, "", 0, true},
+		{"a platform that tells nobody", "", platform.Platform{Name: "fly"}, nil, 0, "", 0, true},
+		{"a worker by its flag", "5000", platform.Platform{Name: "heroku"}, []string{"--no-port"}, 0, "5000", 0, false},
+		{"nonsense from the platform", "x", platform.Platform{Name: "heroku", GivesPort: true}, nil, 0, "x", 0, true},
+		{"in front", "5000", platform.Platform{Name: "heroku", GivesPort: true}, []string{"--front"}, free, "free", 5000, true},
+		{"in front of nothing", "", platform.Platform{Name: "render", GivesPort: true}, []string{"--front"}, 0, "", 0, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Setenv("PORT", test.outside)
-			env, target, err := childPort(test.flag)
-			if err != nil || target != test.target {
-				t.Fatalf("target %q, %v; want %q", target, err, test.target)
+			f := newRunFlags()
+			if err := f.parse(test.args); err != nil {
+				t.Fatal(err)
 			}
-			last := ""
-			for _, v := range env {
-				if port, ok := strings.CutPrefix(v, "PORT="); ok {
-					last = port
-				}
+			where, err := f.ports(test.platform, slog.New(slog.DiscardHandler))
+			if err != nil {
+				t.Fatal(err)
 			}
-			if last != test.flag {
-				t.Errorf("the child is told PORT=%s, want %s", last, test.flag)
+			if where.port != test.port && (test.port != free || where.port == 0) || where.front != test.front || where.serves != test.serves {
+				t.Errorf("port %d, in front of it %d, serves %v", where.port, where.front, where.serves)
+			}
+			told := test.told
+			if told == "free" {
+				told = strconv.Itoa(where.port)
+			}
+			if got := lookup(where.env)("PORT"); got != told {
+				t.Errorf("the child is told PORT=%s, want %q", got, told)
 			}
 		})
 	}
-	t.Run("a free one", func(t *testing.T) {
-		t.Setenv("PORT", "")
-		env, target, err := childPort("")
-		if err != nil || env[len(env)-1] != "PORT="+strings.TrimPrefix(target, "127.0.0.1:") {
-			t.Errorf("target %q, %s, %v", target, env[len(env)-1], err)
-		}
-	})
 	for _, wrong := range []string{"0", "65536", "x", "-1"} {
-		if _, _, err := childPort(wrong); !errors.As(err, new(usageError)) {
+		t.Setenv("PORT", "5000")
+		f := newRunFlags()
+		if err := f.parse([]string{"--port", wrong}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.ports(platform.Platform{}, slog.New(slog.DiscardHandler)); !errors.As(err, new(usageError)) {
 			t.Errorf("port %q: %v, want a usage error", wrong, err)
 		}
+	}
+}
+
+// What somebody typed is refused; a variable must not keep an app from running.
+func TestAVariableWithAMistakeIsALineAndAFlagIsAnError(t *testing.T) {
+	for _, name := range []string{"POSTERN_TUNNELS", "POSTERN_GRACE", "POSTERN_FRONT", "POSTERN_LOG_LEVEL", "POSTERN_LOG_FORMAT"} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv(name, "nonsense")
+			f := newRunFlags()
+			if err := f.parse(nil); err != nil || len(f.faults) != 1 || !strings.Contains(f.faults[0].Error(), name) {
+				t.Errorf("%v, faults %v; want one", err, f.faults)
+			}
+			if _, err := f.logger(); err != nil {
+				t.Errorf("no log: %v", err)
+			}
+			if err := newFlags("agent", "").parse(nil); (err == nil) != (name == "POSTERN_FRONT") {
+				t.Errorf("another verb with the same variable: %v", err)
+			}
+		})
+	}
+	if err := newRunFlags().parse([]string{"--tunnels", "nonsense"}); !errors.As(err, new(usageError)) {
+		t.Errorf("a flag: %v, want a usage error", err)
 	}
 }
 

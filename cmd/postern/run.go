@@ -2,33 +2,49 @@ package main
 
 import (
 	"context"
-	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"os"
 	"os/signal"
 	"strconv"
-	"time"
+	"strings"
 
 	"github.com/posternhq/postern/agent"
+	"github.com/posternhq/postern/agent/doctor"
+	"github.com/posternhq/postern/agent/logs"
 	"github.com/posternhq/postern/agent/platform"
 	"github.com/posternhq/postern/agent/run"
 )
 
-// bootTime is how long the app may take to bind its port before the relay is
-// connected all the same: it cannot be reached then, but it can be looked at.
-const bootTime = time.Minute
+// runFlags are those of postern run.
+type runFlags struct {
+	*flags
+	port, readyPath, forwardTERM  *string
+	noPort, oneOff, front, rescue *bool
+	subreaper, noLogs, noDoctor   *bool
+}
 
-// settleTime is how long requests in flight may take before the app is told to
-// stop. Longer ones are the app's to finish.
-const settleTime = time.Second
+func newRunFlags() *runFlags {
+	f := &runFlags{flags: newFlags("run", "run the app, and connect it to the relay")}
+	f.lenient = true
+	f.port = f.text("port", "PORT", "", "where the app listens; default: a free one, which the app is told as PORT")
+	f.noPort = f.yes("no-port", "POSTERN_NO_PORT", "the app serves nobody, as a worker does")
+	f.oneOff = f.yes("one-off", "POSTERN_ONE_OFF", "connect one-off processes too (consoles, release tasks)")
+	f.front = f.yes("front", "POSTERN_FRONT", "listen on PORT in the app's place, and give the app another")
+	f.rescue = f.yes("rescue", "POSTERN_RESCUE", "when the app listens on a wrong port or interface, pass on to it what comes to the right one")
+	f.readyPath = f.text("ready-path", "POSTERN_READY_PATH", "", "the app is ready once this path answers 2xx or 3xx; default: once it listens")
+	f.forwardTERM = f.text("forward-term", "POSTERN_FORWARD_TERM", "auto", "pass SIGTERM on to the app: auto, always or never; auto: not where the platform sends it to every process itself")
+	f.subreaper = f.yes("subreaper", "POSTERN_SUBREAPER", "adopt and reap the app's orphans, as the first process of a container does anyway")
+	f.noLogs = f.yes("no-logs", "POSTERN_NO_LOGS", "do not look at the app's output")
+	f.noDoctor = f.yes("no-doctor", "POSTERN_NO_DOCTOR", "do not look for what keeps the app from being reached")
+	return f
+}
 
-// runChild wraps the app. Whatever is wrong with the relay, the token or the
-// network, the app runs.
+// runChild wraps the app. Whatever is wrong with the relay, the token, the network
+// or a variable, the app runs.
 func runChild(ctx context.Context, args []string) (int, error) {
-	f := newFlags("run", "run the app, and connect it to the relay")
-	port := f.text("port", "PORT", "", "where the app listens; default: a free one, which the app is told as PORT")
-	oneOff := f.Bool("one-off", false, "connect one-off processes too (consoles, release tasks)")
+	f := newRunFlags()
 	if err := f.parse(args); err != nil {
 		return exitUsage, err
 	}
@@ -37,124 +53,176 @@ func runChild(ctx context.Context, args []string) (int, error) {
 		return exitUsage, usagef("which command? postern run -- node server.js")
 	}
 	p := f.whereFrom()
-	if os.Getenv("POSTERN_DISABLE") == "1" || p.OneOff && !*oneOff {
+	if os.Getenv("POSTERN_DISABLE") == "1" || p.OneOff && !*f.oneOff {
 		return run.Exec(command)
 	}
-	log, err := f.logger()
-	if err != nil {
-		return exitUsage, err
-	}
-	// A process that its platform gives no port serves nobody: there is nothing
-	// to wait for before the relay is connected.
-	serves := *port != "" || p.Name == ""
-	env, target, err := childPort(*port)
-	if err != nil {
-		return exitUsage, err
-	}
-	a, err := f.agentFor(target, p, log)
-	if err != nil {
-		log.Warn("app runs without a tunnel", "reason", err)
-	}
-	wait := target
-	if !serves {
-		wait = ""
-	}
-	return supervise(ctx, a, wait, p, log, command, env)
-}
-
-// childPort is the app's address and the environment that tells it.
-func childPort(port string) (env []string, target string, err error) {
-	env = os.Environ()
-	if port == "" {
-		if port, err = freePort(); err != nil {
-			return nil, "", err
+	if _, err := f.forwards(p); err != nil {
+		if os.Getenv("POSTERN_FORWARD_TERM") != *f.forwardTERM {
+			return exitUsage, err
 		}
-		env = append(env, "PORT="+port)
-	} else if os.Getenv("PORT") != port {
-		env = append(env, "PORT="+port) // the last one counts
+		f.faults = append(f.faults, err)
+		*f.forwardTERM = "auto"
 	}
-	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
-		return nil, "", usagef("port %q: expected 1 to 65535", port)
+	concealed := f.takeToken()
+	keep := f.output()
+	var errTo io.Writer = os.Stderr
+	if keep != nil {
+		errTo = keep.Tee(logs.Postern, os.Stderr)
 	}
-	return env, net.JoinHostPort("127.0.0.1", port), nil
-}
-
-func freePort() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	log, err := f.loggerTo(errTo)
 	if err != nil {
-		return "", err
+		return exitUsage, err
 	}
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	return port, err
+	for _, fault := range f.faults {
+		log.Warn("a variable has a mistake", "err", fault)
+	}
+	if concealed != nil {
+		log.Warn("the token can be read by other processes", "err", concealed)
+	}
+	return f.wrap(ctx, p, keep, log, command)
 }
 
-// supervise runs the app with its agent beside it; a is nil when there is none,
-// target is empty when the app serves nobody.
-// At the end the order is: relay told, app finishes, tunnels close.
-func supervise(ctx context.Context, a *agent.Agent, target string, p platform.Platform, log *slog.Logger, command, env []string) (int, error) {
+// wrap runs the command with what the flags ask for beside it.
+func (f *runFlags) wrap(ctx context.Context, p platform.Platform, keep *logs.Log, log *slog.Logger, command []string) (int, error) {
+	where, err := f.ports(p, log)
+	if err != nil {
+		return exitUsage, err
+	}
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, run.Signals()...)
 	defer signal.Stop(signals)
-	cmd := &run.Command{
-		Args: command, Env: env, Grace: p.Grace,
-		ForwardTERM: !p.BroadcastsTERM, StopOnINT: p.StopsWithINT,
-		Signals: signals, Logger: log,
+	forward, _ := f.forwards(p)
+	grace := p.Grace
+	if grace == 0 {
+		grace = run.NoGrace // a platform that kills at once
 	}
-	if a == nil {
-		return cmd.Run(ctx)
+	cfg := agent.WrapConfig{
+		Command: run.Command{
+			Args: command, Env: where.env, Grace: grace,
+			ForwardTERM: forward, StopOnINT: p.StopsWithINT, Subreaper: *f.subreaper, Signals: signals,
+		},
+		Place: doctor.Place{
+			Platform: p.Name, Process: p.Process, Port: where.port, PortVar: os.Getenv("PORT"), Serves: where.serves,
+			BootLimit: p.BootLimit, Grace: p.Grace, Sleeps: p.Sleeps, Env: lookup(where.env), ReadyPath: *f.readyPath,
+		},
+		Log: keep, NoDoctor: *f.noDoctor, Front: where.front, Rescue: *f.rescue, Logger: log,
 	}
-	cmd.OnStop = func(ctx context.Context) {
-		if err := a.Drain(ctx, "app stops", p.Grace); err != nil {
-			log.Warn("relay could not be told", "err", err)
-		}
-		// A request that was on its way when the relay promised to send no more
-		// must not meet an app that has closed its idle connections already.
-		quick, cancel := context.WithTimeout(ctx, settleTime)
-		defer cancel()
-		a.WaitIdle(quick)
+	if keep != nil {
+		cfg.Command.Stdout, cfg.Command.Stderr = keep.Tee(logs.Stdout, os.Stdout), keep.Tee(logs.Stderr, os.Stderr)
 	}
-	agentCtx, stopAgent := context.WithCancel(ctx)
-	defer stopAgent()
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		runBeside(agentCtx, a, target, log)
-	}()
-	code, err := cmd.Run(ctx)
-	flush, cancel := context.WithTimeout(context.Background(), time.Second)
-	a.Drain(flush, "app ended", 0)
-	a.WaitIdle(flush) // what the app has written last
-	cancel()
-	a.Close()
-	stopAgent()
-	<-ended
-	return code, err
+	target := ""
+	if where.port != 0 {
+		target = net.JoinHostPort("127.0.0.1", strconv.Itoa(where.port))
+	}
+	config, err := f.agentConfig(target, p, log)
+	if err != nil {
+		log.Warn("app runs without a tunnel", "reason", err)
+	} else {
+		cfg.Agent = &config
+	}
+	return agent.Wrap(ctx, cfg)
 }
 
-// runBeside connects once the app accepts connections, so that nobody is sent to
-// an app that is still starting.
-func runBeside(ctx context.Context, a *agent.Agent, target string, log *slog.Logger) {
-	if target != "" && !waitForApp(ctx, target, log) {
+// output is what keeps the app's output, nil when nobody does. An app at a terminal
+// has the terminal itself: it may draw on it.
+func (f *runFlags) output() *logs.Log {
+	if *f.noLogs || isTerminal(os.Stdout) || isTerminal(os.Stderr) {
+		return nil
+	}
+	secrets := logs.SecretsIn(os.Environ())
+	if f.token != "" {
+		secrets = append(secrets, f.token)
+	}
+	return logs.New(logs.Config{Secrets: secrets})
+}
+
+// forwards reports whether SIGTERM is to be passed on at p.
+func (f *runFlags) forwards(p platform.Platform) (bool, error) {
+	switch *f.forwardTERM {
+	case "auto":
+		return !p.BroadcastsTERM, nil
+	case "always":
+		return true, nil
+	case "never":
+		return false, nil
+	}
+	return false, usagef("--forward-term %q: expected auto, always or never", *f.forwardTERM)
+}
+
+// ports is where the app is, and the environment that tells it.
+type ports struct {
+	env    []string
+	port   int  // the app's own; 0: not known
+	front  int  // the platform's, when the agent owns it; else 0
+	serves bool // something is sent to the app
+}
+
+// ports decides where the app listens. A PORT that cannot be used is left for the
+// doctor to explain; only a flag can be a usage error.
+func (f *runFlags) ports(p platform.Platform, log *slog.Logger) (ports, error) {
+	where := ports{env: os.Environ()}
+	fromPlatform := os.Getenv("PORT")
+	if *f.noPort {
+		return where, nil
+	}
+	port, err := strconv.Atoi(*f.port)
+	wrong := *f.port != "" && (err != nil || port < 1 || port > 65535)
+	switch {
+	case wrong && *f.port != fromPlatform:
+		return where, usagef("port %q: expected 1 to 65535", *f.port)
+	case wrong:
+		port = 0
+	}
+	switch {
+	case *f.port == "" && p.Name == "":
+		if where.port, err = freePort(); err != nil {
+			log.Warn("no free port for the app", "err", err)
+		} else {
+			where.env = append(where.env, "PORT="+strconv.Itoa(where.port))
+		}
+		where.serves = true
+	case *f.port == "":
+		// A process that its platform gives no port serves nobody, but where platforms
+		// give none to anybody, or forgot to, the app is looked for.
+		where.serves = p.GivesPort || p.Name == platform.Fly
+	default:
+		where.port, where.serves = port, true
+		if fromPlatform != *f.port {
+			where.env = append(where.env, "PORT="+*f.port) // the last one counts
+		}
+	}
+	if *f.front {
+		f.behind(&where, log)
+	}
+	return where, nil
+}
+
+// behind gives the app a port of its own; the agent will own the one it had.
+func (f *runFlags) behind(where *ports, log *slog.Logger) {
+	own, err := freePort()
+	if where.port == 0 || err != nil {
+		log.Warn("--front is not used: there is no port to stand in front of", "err", err)
 		return
 	}
-	if err := a.Run(ctx); err != nil && !errors.Is(err, context.Canceled) {
-		log.Error("app runs on without a tunnel", "err", err)
-	}
+	where.front, where.port = where.port, own
+	where.env = append(where.env, "PORT="+strconv.Itoa(own))
 }
 
-// waitForApp waits until the app listens, or bootTime; false when ctx ended.
-func waitForApp(ctx context.Context, target string, log *slog.Logger) bool {
-	boot, cancel := context.WithTimeout(ctx, bootTime)
-	defer cancel()
-	err := run.WaitPort(boot, target)
-	switch {
-	case ctx.Err() != nil:
-		return false
-	case err != nil:
-		log.Warn("app does not listen yet", "target", target, "after", bootTime, "err", err)
-	default:
-		log.Info("app listens", "target", target)
+func freePort() (int, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
 	}
-	return true
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port, nil
+}
+
+// lookup reads environ as the app does: the last one of a name counts.
+func lookup(environ []string) func(string) string {
+	values := map[string]string{}
+	for _, entry := range environ {
+		name, value, _ := strings.Cut(entry, "=")
+		values[name] = value
+	}
+	return func(name string) string { return values[name] }
 }

@@ -1,0 +1,6 @@
+//go:build !linux
+
+package agent
+
+// adoptOrphans is only to be had on Linux.
+func adoptOrphans() {}
