@@ -25,12 +25,13 @@ const (
 	CodeDead        Code = "dead"             // 11 the peer was silent for two heartbeats
 	CodeForbidden   Code = "forbidden"        // 12 the policy does not allow it
 	CodeRevoked     Code = "token_revoked"    // 13 the token that opened the session was revoked
+	CodeStale       Code = "stale"            // 14 what is behind the stream had ended, owing nothing, before these bytes came: they are unsent
 )
 
 // resetCodes is the number of each Code in an RST frame.
 var resetCodes = [...]Code{
 	CodeReset, CodeCanceled, CodeRefused, CodeTimeout, CodeDraining, CodeLimit, CodeUnsupported,
-	CodeBadMessage, CodeVersion, CodeReplaced, CodeShutdown, CodeDead, CodeForbidden, CodeRevoked,
+	CodeBadMessage, CodeVersion, CodeReplaced, CodeShutdown, CodeDead, CodeForbidden, CodeRevoked, CodeStale,
 }
 
 // number is c in an RST; a code unknown to the table travels as 0.

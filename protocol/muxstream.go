@@ -315,6 +315,9 @@ func (s *muxStream) lose() {
 	s.m.mu.Lock()
 	err := s.m.err
 	s.m.mu.Unlock()
+	s.mu.Lock()
+	s.notify = nil // whoever would be told ends with the session, and may be gone already
+	s.mu.Unlock()
 	s.endWith(&Error{Code: CodeReset, Message: "tunnel lost", Err: err})
 }
 
@@ -400,7 +403,8 @@ func (s *muxStream) waits() bool {
 // window is a window update from the peer, with whatever flags it carries.
 func (s *muxStream) window(flags uint16, n uint32) error {
 	if flags&flagRST != 0 {
-		s.endWith(&Error{Code: codeFromNumber(n), Message: "stream reset by the peer"})
+		code := codeFromNumber(n)
+		s.endWith(&Error{Code: code, Message: "stream reset by the peer", Unsent: code == CodeStale})
 		return nil
 	}
 	s.mu.Lock()
@@ -415,6 +419,26 @@ func (s *muxStream) window(flags uint16, n uint32) error {
 	s.mu.Unlock()
 	s.flags(flags)
 	return nil
+}
+
+// awaitReset waits, at most so long, for the peer's reset or the end of the session
+// behind an end that has come already; nil when none came.
+func (s *muxStream) awaitReset(limit time.Duration) *Error {
+	limit += 2 * time.Duration(s.m.rtt.Load())
+	expired := false // guarded by mu
+	timer := time.AfterFunc(limit, func() {
+		s.mu.Lock()
+		expired = true
+		s.readable.Broadcast()
+		s.mu.Unlock()
+	})
+	defer timer.Stop()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.resetCode == nil && !s.closed && !expired {
+		s.readable.Wait()
+	}
+	return s.resetCode
 }
 
 // flags applies what a frame says besides its content.

@@ -213,6 +213,62 @@ func TestClosedStreamCutsTheAppsConnection(t *testing.T) {
 	}
 }
 
+// What comes for a connection that has ended while it owed nothing is provably not
+// taken; what came before that may have been.
+func TestBytesForAConnectionThatOwesNothingAnyMoreAreUnsent(t *testing.T) {
+	agent, relay := protocoltest.Pipe(t, protocoltest.Options{})
+	conns := make(chan net.Conn, 1)
+	run(t, agent, relay, protocol.Handler{Stream: func(_ context.Context, s *protocol.Stream) {
+		s.Accept()
+		ours, theirs := tcpPair(t)
+		conns <- theirs
+		protocol.SpliceRequests(s, ours)
+	}})
+	exchange := func(st *protocol.Stream, app net.Conn) {
+		t.Helper()
+		io.WriteString(st, "ask")
+		if _, err := io.ReadFull(app, make([]byte, 3)); err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(app, "answer")
+		if _, err := io.ReadFull(st, make([]byte, 6)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	end := func(st *protocol.Stream, app net.Conn) {
+		t.Helper()
+		app.Close()
+		if _, err := st.Read(make([]byte, 1)); err != io.EOF {
+			t.Fatalf("the app's end is %v", err)
+		}
+	}
+
+	st := open(t, relay)
+	app := <-conns
+	exchange(st, app)
+	end(st, app)
+	io.WriteString(st, "too late")
+	err := st.AwaitReset(10 * time.Second)
+	var e *protocol.Error
+	if !errors.As(err, &e) || e.Code != protocol.CodeStale || !e.Unsent {
+		t.Errorf("bytes behind the end: %v, want %s, unsent", err, protocol.CodeStale)
+	}
+	st.Close()
+
+	st = open(t, relay)
+	app = <-conns
+	exchange(st, app)
+	io.WriteString(st, "ask")
+	if _, err := io.ReadFull(app, make([]byte, 3)); err != nil {
+		t.Fatal(err)
+	}
+	end(st, app) // it owes an answer
+	if err := st.AwaitReset(50 * time.Millisecond); protocol.CodeOf(err) == protocol.CodeStale {
+		t.Errorf("a request that the app has read is called unsent")
+	}
+	st.Close()
+}
+
 func TestDrainStopsNewStreamsAndLetsOthersFinish(t *testing.T) {
 	agent, relay := protocoltest.Pipe(t, protocoltest.Options{})
 	drains := make(chan protocol.Drain, 1)

@@ -96,7 +96,21 @@ func resizeCopy(buf []byte, n, short int) ([]byte, int) {
 //
 // It returns the bytes moved to and from conn.
 func Splice(s *Stream, conn net.Conn) (to, from int64) {
-	sp := &splice{stream: s, conn: conn, done: make(chan struct{})}
+	return (&splice{stream: s, conn: conn, done: make(chan struct{})}).run()
+}
+
+// SpliceRequests is Splice for a conn behind which requests are answered in turn. A
+// server closes connections that lie idle, and all of them when it stops, while the
+// next request may be on its way. Once conn has ended while no byte was written to
+// it since the last one it brought, it owes no answer, and what the stream still
+// brings is not written any more: the stream is reset with CodeStale, and the opener
+// may send the request elsewhere.
+func SpliceRequests(s *Stream, conn net.Conn) (to, from int64) {
+	return (&splice{stream: s, conn: conn, done: make(chan struct{}), turns: &turns{}}).run()
+}
+
+func (sp *splice) run() (to, from int64) {
+	s, conn := sp.stream, sp.conn
 	go sp.toConn()
 	sp.toStream()
 	<-sp.done
@@ -112,14 +126,63 @@ type splice struct {
 	sent, received atomic.Int64
 	broken         atomic.Bool   // conn refused bytes
 	done           chan struct{} // closed when toConn has returned
+	turns          *turns        // nil: bytes without a meaning
+}
+
+// turns knows whose turn it is on a connection of requests and answers.
+type turns struct {
+	mu    sync.Mutex
+	owed  bool // guarded by mu; bytes were written since the last that were read
+	ended bool // guarded by mu; the connection has ended while it owed nothing
+}
+
+var errStale = errors.New("the connection has ended before this")
+
+// asking is the conn as toConn writes to it, answering as toStream reads from it.
+type (
+	asking    struct{ *splice }
+	answering struct{ *splice }
+)
+
+func (a asking) Write(p []byte) (int, error) {
+	a.turns.mu.Lock()
+	if a.turns.ended {
+		a.turns.mu.Unlock()
+		return 0, errStale
+	}
+	a.turns.owed = true
+	a.turns.mu.Unlock()
+	return a.conn.Write(p)
+}
+
+func (a answering) Read(p []byte) (int, error) {
+	n, err := a.conn.Read(p)
+	if n == 0 && err == nil {
+		return n, err
+	}
+	a.turns.mu.Lock()
+	if n > 0 {
+		a.turns.owed = false
+	}
+	if err == io.EOF && !a.turns.owed {
+		a.turns.ended = true
+	}
+	a.turns.mu.Unlock()
+	return n, err
 }
 
 // toConn moves the stream's bytes to conn.
 func (sp *splice) toConn() {
 	defer close(sp.done)
-	err := Copy(sp.conn, sp.stream, &sp.sent)
+	var to io.Writer = sp.conn
+	if sp.turns != nil {
+		to = asking{sp}
+	}
+	err := Copy(to, sp.stream, &sp.sent)
 	var failed *CopyError
 	switch {
+	case errors.Is(err, errStale):
+		sp.stream.Reset(CodeStale)
 	case err == nil:
 		closeWrite(sp.conn)
 	case errors.As(err, &failed) && !failed.Read:
@@ -134,7 +197,11 @@ func (sp *splice) toConn() {
 
 // toStream moves conn's bytes to the stream.
 func (sp *splice) toStream() {
-	err := Copy(sp.stream, sp.conn, &sp.received)
+	var from io.Reader = sp.conn
+	if sp.turns != nil {
+		from = answering{sp}
+	}
+	err := Copy(sp.stream, from, &sp.received)
 	var failed *CopyError
 	switch {
 	case err == nil && !sp.broken.Load():

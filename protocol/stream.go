@@ -132,6 +132,16 @@ func (s *Stream) writeError(err error) error {
 	return err
 }
 
+// AwaitReset waits for the reset that may follow the peer's end, for limit and two
+// round trips at most; nil when none came. With CodeStale what was written since the
+// peer last sent something is unsent. Nobody else may read meanwhile.
+func (s *Stream) AwaitReset(limit time.Duration) error {
+	if e := s.mux.awaitReset(limit); e != nil {
+		return e
+	}
+	return nil
+}
+
 // CloseWrite ends our direction; the peer reads io.EOF after the last byte.
 func (s *Stream) CloseWrite() error {
 	return s.writeError(s.mux.CloseWrite())

@@ -79,6 +79,10 @@ func (f *Forwarder) Serve(ctx context.Context, s *protocol.Stream) {
 		conn.Close()
 		return
 	}
+	if o.Kind == protocol.KindHTTP {
+		protocol.SpliceRequests(s, conn)
+		return
+	}
 	protocol.Splice(s, conn)
 }
 

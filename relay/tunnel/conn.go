@@ -41,7 +41,8 @@ type conn struct {
 	br     *bufio.Reader // owned by the reader of the answer
 	bw     *bufio.Writer // owned by the writer of the request
 
-	headLeft int // owned by the reader; bytes the head may still take, -1 in the body
+	reused   bool // it has carried a request before; set by takeIdle
+	headLeft int  // owned by the reader; bytes the head may still take, -1 in the body
 
 	wrote    atomic.Int64 // bytes of the current request given to the stream
 	moved    atomic.Bool  // bytes moved either way since the last look

@@ -117,6 +117,10 @@ func (tr *Transport) exchange(ctx context.Context, c *conn, req *http.Request, u
 	return resp, nil
 }
 
+// staleTime is how long an agent may take, besides two round trips, to say that an
+// app was gone before a request came.
+const staleTime = 500 * time.Millisecond
+
 // exchange is one request and its answer on a conn.
 type exchange struct {
 	tr   *Transport
@@ -201,6 +205,14 @@ func (x *exchange) finalAnswer() {
 func (x *exchange) fail(err error) error {
 	x.finalAnswer()
 	x.stop()
+	x.c.timer.Stop()
+	if x.ctx.Err() == nil && !x.c.timedOut.Load() && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)) {
+		// The app has closed the connection; the agent may say that it did so before
+		// this request came.
+		if reset := x.c.stream.AwaitReset(staleTime); protocol.CodeOf(reset) == protocol.CodeStale {
+			err = reset
+		}
+	}
 	x.c.close(protocol.CodeCanceled)
 	x.letGo()
 	err = x.c.failure(x.ctx, err)

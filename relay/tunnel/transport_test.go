@@ -223,6 +223,66 @@ func TestRefusedRequestGoesToAnotherAgentWithItsBody(t *testing.T) {
 	}
 }
 
+// An app that stops closes its idle connections, and a request may be on its way to
+// one of them. Nothing of it has reached the app, so another one gets it, whatever
+// its method.
+func TestRequestThatMetAClosedConnectionGoesToAnotherAgent(t *testing.T) {
+	for name, withFIN := range map[string]bool{"end and reset": true, "reset alone": false} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, Limits{})
+			asked := make(chan struct{}, 1)
+			var streams atomic.Int32
+			r.agentWith("web.1", func(_ context.Context, s *protocol.Stream) {
+				if streams.Add(1) > 1 {
+					s.Refuse(protocol.CodeRefused, "the app has stopped listening")
+					return
+				}
+				s.Accept()
+				br := bufio.NewReader(s)
+				first, err := http.ReadRequest(br)
+				if err != nil {
+					return
+				}
+				io.Copy(io.Discard, first.Body)
+				io.WriteString(s, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+				if _, err := br.Peek(1); err == nil { // the next request has come
+					asked <- struct{}{}
+					if withFIN {
+						s.CloseWrite()
+					}
+				}
+				s.Reset(protocol.CodeStale)
+			})
+			if resp, err := r.do("POST", "/first", nil); err != nil {
+				t.Fatal(err)
+			} else {
+				resp.Body.Close()
+			}
+			bodies := make(chan string, 1)
+			second := app(t, func(w http.ResponseWriter, req *http.Request) {
+				body, _ := io.ReadAll(req.Body)
+				bodies <- string(body)
+			})
+			r.agent("web.2", second)
+			for range 2 { // one of them takes the turn of web.1
+				resp, err := r.do("POST", "/order", strings.NewReader("once only"))
+				if err != nil {
+					t.Fatalf("%v, expected the other agent's answer", err)
+				}
+				resp.Body.Close()
+				if body := <-bodies; body != "once only" {
+					t.Errorf("the second app got %q", body)
+				}
+			}
+			select {
+			case <-asked:
+			default:
+				t.Error("the first agent was not asked, so nothing was shown")
+			}
+		})
+	}
+}
+
 func TestFailuresHaveTheirCodes(t *testing.T) {
 	silent := app(t, func(w http.ResponseWriter, req *http.Request) { <-req.Context().Done() })
 	closes := app(t, func(w http.ResponseWriter, req *http.Request) { panic(http.ErrAbortHandler) })

@@ -136,6 +136,7 @@ func (t *Tunnel) takeIdle() *conn {
 		t.idle = t.idle[:n-1]
 		t.mu.Unlock()
 		if c.wake() {
+			c.reused = true
 			return c
 		}
 	}

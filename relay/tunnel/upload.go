@@ -8,8 +8,10 @@ import (
 	"time"
 )
 
-// maxReplay is how much of a request's body is remembered until an agent has
-// accepted the stream, so that it can be sent to another one.
+// maxReplay is how much of a request's body is remembered, so that it can be sent to
+// another agent: until the first one has accepted the stream, and on a stream that
+// was kept from an earlier request all the while, because the app may have closed
+// its end meanwhile (protocol.CodeStale).
 const maxReplay = 64 << 10
 
 // rewindWait is how long a failed attempt's reader of the body may take to let
@@ -37,9 +39,9 @@ func newUpload(req *http.Request) *upload {
 	return &upload{src: req.Body}
 }
 
-// read gives what is kept, then reads on. Once the stream is accepted, nothing
-// more is kept.
-func (u *upload) read(p []byte, accepted bool) (int, error) {
+// read gives what is kept, then reads on. Once it is settled that the attempt is the
+// last one, nothing more is kept.
+func (u *upload) read(p []byte, settled bool) (int, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.pos < len(u.kept) {
@@ -52,7 +54,7 @@ func (u *upload) read(p []byte, accepted bool) (int, error) {
 	}
 	n, err := u.src.Read(p)
 	u.finished = err
-	if accepted || len(u.kept)+n > maxReplay {
+	if settled || len(u.kept)+n > maxReplay {
 		u.forgot, u.kept, u.pos = u.forgot || n > 0 || len(u.kept) > 0, nil, 0
 	}
 	if !u.forgot {
@@ -91,5 +93,5 @@ func (u *upload) close() {
 type uploadReader struct{ x *exchange }
 
 func (r *uploadReader) Read(p []byte) (int, error) {
-	return r.x.up.read(p, r.x.c.stream.Accepted())
+	return r.x.up.read(p, !r.x.c.reused && r.x.c.stream.Accepted())
 }
