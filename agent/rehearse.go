@@ -134,6 +134,9 @@ func (r *rehearsing) play(ctx context.Context, get func(string) (string, bool)) 
 		BootLimit: r.As.BootLimit, Grace: r.As.Grace, ReadyPath: r.ReadyPath,
 		Env: func(name string) string { value, _ := get(name); return value },
 	}
+	if wait := r.waitLimit() * 3 / 4; wait < r.As.BootLimit/6 {
+		place.Patience = wait // or nothing would have been said when the waiting is over
+	}
 	if r.As.GivesPort {
 		place.PortVar = fmt.Sprint(r.port)
 	}

@@ -26,11 +26,6 @@ func checkLife(s *sight) []protocol.Finding {
 	return append(list, refusedThough(s)...)
 }
 
-// patience is how long an app may do nothing while it boots.
-func (s *sight) patience() time.Duration {
-	return min(max(s.place.limit()/6, time.Second), time.Minute)
-}
-
 // busyShare of a processor is what an app that boots uses at least.
 const busyShare = 0.1
 
@@ -46,7 +41,7 @@ func nobodyListens(s *sight) []protocol.Finding {
 			cause+": the app ended before it listened",
 			"it ended after "+seconds(s.exitAge())+", "+exitText(s.exit)+s.lastWord(), s.exitFix())}
 	}
-	if s.pid == 0 || len(s.mine) > 0 || len(s.alien) > 0 || s.loopback == open || !late && s.age < s.patience() {
+	if s.pid == 0 || len(s.mine) > 0 || len(s.alien) > 0 || s.loopback == open || !late && s.age < s.place.patience() {
 		return nil
 	}
 	if main := s.main(); main.PID != 0 && !slices.Contains(neverApps, main.Local.Port()) {

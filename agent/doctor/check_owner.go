@@ -128,7 +128,7 @@ func shellInFront(s *sight) []protocol.Finding {
 	if s.barrier.PID == 0 || s.exit != nil {
 		return nil
 	}
-	if !s.ready() && s.age < s.patience() {
+	if !s.ready() && s.age < s.place.patience() {
 		return nil
 	}
 	server := s.server()

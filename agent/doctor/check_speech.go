@@ -101,7 +101,7 @@ func wrongPath(s *sight) []protocol.Finding {
 	case a.good():
 		return nil
 	case a.status >= 500 || a.status == 0: // it may still be warming up
-		if s.past.booted == 0 && s.at.Sub(s.past.answered) < s.patience() && s.age < s.place.limit() {
+		if s.past.booted == 0 && s.at.Sub(s.past.answered) < s.place.patience() && s.age < s.place.limit() {
 			return nil
 		}
 	}

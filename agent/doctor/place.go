@@ -18,9 +18,12 @@ type Place struct {
 	Serves     bool // something is sent to this process
 
 	BootLimit time.Duration // how long the platform waits for Port; 0: not known
-	Grace     time.Duration // from the platform's signal to its SIGKILL
-	Drain     time.Duration // how long the app took to stop, where that was seen; 0: it was not
-	Sleeps    string        // why and when the platform puts it to sleep under us; "": it does not
+	// Patience is after what time an app that does not listen is spoken of; 0: a sixth
+	// of the limit.
+	Patience time.Duration
+	Grace    time.Duration // from the platform's signal to its SIGKILL
+	Drain    time.Duration // how long the app took to stop, where that was seen; 0: it was not
+	Sleeps   string        // why and when the platform puts it to sleep under us; "": it does not
 
 	// Env is the environment the app gets; nil is an empty one.
 	Env func(string) string
@@ -45,6 +48,14 @@ func (p *Place) limit() time.Duration {
 		return p.BootLimit
 	}
 	return defaultLimit
+}
+
+// patience is how long an app may do nothing while it boots.
+func (p *Place) patience() time.Duration {
+	if p.Patience > 0 {
+		return p.Patience
+	}
+	return min(max(p.limit()/6, time.Second), time.Minute)
 }
 
 // name is the platform in words.

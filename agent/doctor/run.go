@@ -185,7 +185,7 @@ func (w *watch) next() time.Time {
 		earlier(start.Add(after))
 	}
 	if limit := w.cfg.Place.limit(); w.seen.booted == 0 {
-		for _, part := range []time.Duration{limit / 6, limit / 2, limit * 8 / 10, limit} {
+		for _, part := range []time.Duration{w.cfg.Place.patience(), limit / 2, limit * 8 / 10, limit} {
 			earlier(start.Add(part))
 		}
 		for _, since := range w.seen.appeared {

@@ -106,18 +106,39 @@ func (f *flags) parse(args []string) error {
 	return f.environment()
 }
 
+// check looks at a value that its type does not.
+func (f *flags) check(name string) error {
+	switch {
+	case name == "log-level" && new(slog.Level).UnmarshalText([]byte(*f.logLevel)) != nil:
+		return errors.New("expected debug, info, warn or error")
+	case name == "log-format" && *f.logFormat != "text" && *f.logFormat != "json":
+		return errors.New("expected text or json")
+	case name == "grace" && f.grace != nil && *f.grace < 0:
+		return errors.New("expected a time that is not negative")
+	case name == "tunnels" && f.tunnels != nil && (*f.tunnels < 1 || *f.tunnels > protocol.MaxTunnels):
+		return fmt.Errorf("expected 1 to %d", protocol.MaxTunnels)
+	}
+	return nil
+}
+
 // environment sets the flags that were not given and have a variable.
 func (f *flags) environment() error {
 	given := map[string]bool{}
-	f.Visit(func(fl *flag.Flag) { given[fl.Name] = true })
+	var wrong error
+	f.Visit(func(fl *flag.Flag) {
+		given[fl.Name] = true
+		if err := f.check(fl.Name); err != nil && wrong == nil {
+			wrong = usagef("--%s %q: %w", fl.Name, fl.Value, err)
+		}
+	})
+	if wrong != nil {
+		return wrong
+	}
 	for name, env := range f.env {
 		if v := os.Getenv(env); v != "" && !given[name] {
 			err := f.Set(name, v)
-			if err == nil && name == "log-level" {
-				err = new(slog.Level).UnmarshalText([]byte(v))
-			}
-			if err == nil && name == "log-format" && v != "text" && v != "json" {
-				err = errors.New("expected text or json")
+			if err == nil {
+				err = f.check(name)
 			}
 			if err != nil && f.lenient {
 				fl := f.Lookup(name)
@@ -175,9 +196,6 @@ func (f *flags) agentConfig(target string, p platform.Platform, log *slog.Logger
 			shown = "with a user in it" // and a password
 		}
 		return agent.Config{}, fmt.Errorf("POSTERN_RELAY %q: expected https://host", shown)
-	}
-	if *f.tunnels < 1 || *f.tunnels > protocol.MaxTunnels {
-		return agent.Config{}, fmt.Errorf("--tunnels %d: expected 1 to %d", *f.tunnels, protocol.MaxTunnels)
 	}
 	return agent.Config{
 		Relay: *f.relay, Token: f.token, Target: target, Tunnels: *f.tunnels, Env: os.Getenv, Logger: log,

@@ -145,7 +145,7 @@ func (t *Tracker) lost(sv *server, err error) {
 	}
 	r.serving, r.lost = nil, t.cfg.Now()
 	r.leaving = connected && i.Draining
-	if t.stopped || errors.Is(err, io.EOF) {
+	if t.stopped || err == io.EOF { // a FIN; what wraps io.EOF is a connection that was lost
 		t.forgetLocked(r)
 	}
 	t.cfg.Logger.Debug("report ended without an exit", "app", r.app, "instance", r.instance, "err", err)
