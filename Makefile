@@ -18,7 +18,7 @@ MODULES := . e2e deploy/examples/go
 # race detector, strace to make a disk fail, curl and bash to run exports,
 # shellcheck and systemd-analyze for what is in deploy/, the languages of the
 # example apps.
-PACKAGES := iproute2 gcc libc6-dev strace curl shellcheck systemd python3 python3-flask gunicorn ruby ruby-rack puma
+PACKAGES := iproute2 gcc libc6-dev strace curl shellcheck systemd python3 python3-flask gunicorn ruby ruby-rack puma socat
 # Servers that stand in front of a relay. Where systemd runs, installing them would
 # start them.
 ifeq ($(wildcard /run/systemd/system),)
@@ -29,6 +29,8 @@ FUZZTIME ?= 20s
 SOAK     ?= 10
 # How long one run of soak kills the relay, the agent and the app at random.
 CRASH    ?= 2m
+# How long an agent lies idle in a soak before it is measured.
+IDLE     ?= 10m
 # What soak repeats, as for go test -run: the tests in which something breaks.
 SOAK_RUN ?= Kill|Link|Cable|Outage|Successor|ReachedNoApp|Surviv|Cut|FullDisk|DiskThatFails|No202|ForgetsTheOrder|BeforeItCommits
 
@@ -147,6 +149,7 @@ fuzz: ## every fuzz target for FUZZTIME=20s
 .PHONY: soak
 soak: ## the end-to-end tests of faults SOAK=10 times; SOAK_RUN=… picks others
 	cd e2e && POSTERN_E2E_CRASH=$(CRASH) go test -count=$(SOAK) -timeout=0 -failfast -run '$(SOAK_RUN)' .
+	cd e2e && POSTERN_IDLE=$(IDLE) go test -count=1 -timeout=30m -v -run TestAnIdleAgentStaysSmall .
 
 ##@ Besides
 

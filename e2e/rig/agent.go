@@ -15,11 +15,16 @@ type AgentConfig struct {
 	Token    string   // default: a new one for App
 	URL      string   // of the relay; default its own, else something in between
 	Instance string   // default: one of its own
-	Tunnels  int      // default 2, as the product's
+	Tunnels  int      // default 2, as the product's; below 0 the flag is not given
 	Flags    []string // more flags
 	Env      []string // more environment
 	// NoWait returns at once, for agents that are not to connect, or not yet.
 	NoWait bool
+	// NoPort starts postern run without PORT, as platforms do that give none.
+	NoPort bool
+	// Under is what starts the agent, with its arguments: unshare, setpriv. The
+	// process of the Agent is then that one, unless it becomes the agent.
+	Under []string
 }
 
 // Agent is one postern agent or postern run.
@@ -43,16 +48,32 @@ func (r *Relay) StartAgent(target string, cfg AgentConfig) *Agent {
 	})
 }
 
-// StartRun runs postern run -- app and waits until all its tunnels are open,
-// which is after the app listens. See AppCommand for an app.
+// StartRun runs postern run -- app and waits until all its tunnels are open and
+// the app listens. See AppCommand for an app.
 func (r *Relay) StartRun(app Command, cfg AgentConfig) *Agent {
 	r.t.Helper()
 	target := FreeAddr(r.t)
 	_, port, _ := net.SplitHostPort(target)
-	cfg.Env = append(append([]string{"PORT=" + port}, app.Env...), cfg.Env...)
-	return r.startAgent(cfg, target, "run", func(flags []string) []string {
+	env := append([]string{"PORT=" + port}, app.Env...)
+	if cfg.NoPort {
+		env = env[1:]
+	}
+	cfg.Env = append(env, cfg.Env...)
+	a := r.startAgent(cfg, target, "run", func(flags []string) []string {
 		return append(append(append([]string{"run"}, flags...), "--"), app.Args...)
 	})
+	if !cfg.NoWait {
+		a.AwaitApp()
+	}
+	return a
+}
+
+// AwaitApp waits until the agent has said that its app listens.
+func (a *Agent) AwaitApp() {
+	a.t.Helper()
+	if err := a.Log.wait(StartsWithin, 0, 1, a.done, `msg="app listens"`, "by=postern"); err != nil {
+		a.t.Fatalf("the app of %s does not listen: %v", a.Name, err)
+	}
 }
 
 func (r *Relay) startAgent(cfg AgentConfig, target, verb string, args func(flags []string) []string) *Agent {
@@ -73,10 +94,15 @@ func (r *Relay) startAgent(cfg AgentConfig, target, verb string, args func(flags
 		cfg.Tunnels = 2
 	}
 	mark := r.Log.Len()
+	line := append(cfg.Under[:len(cfg.Under):len(cfg.Under)], Binary(r.t, "postern"))
+	if cfg.Tunnels > 0 {
+		cfg.Flags = append([]string{"--tunnels", strconv.Itoa(cfg.Tunnels)}, cfg.Flags...)
+	}
+	line = append(line, args(cfg.Flags)...)
 	p, err := start(r.t, command{
 		name: "postern " + verb,
-		path: Binary(r.t, "postern"),
-		args: args(append([]string{"--tunnels", strconv.Itoa(cfg.Tunnels)}, cfg.Flags...)),
+		path: line[0],
+		args: line[1:],
 		env:  append([]string{"POSTERN_RELAY=" + cfg.URL, "POSTERN_TOKEN=" + cfg.Token, "POSTERN_INSTANCE=" + cfg.Instance}, cfg.Env...),
 	})
 	if err != nil {

@@ -6,6 +6,8 @@
 //	StartRelay   postern-relay serve, ready        → Relay
 //	Relay.Token  an offline verb on the same data
 //	Relay.StartAgent, Relay.StartRun               → Agent, its tunnels open
+//	Postern, StartPostern                          the CLI, to its end or watched
+//	Process.Tree, SignalEach, KillTree             what a platform does to a container
 //	Relay.Client, Relay.Dial                       the outside, above and below HTTP
 //	Serve, ServeRaw                                the app, in this process
 //
