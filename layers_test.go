@@ -66,6 +66,8 @@ var rows = []row{
 	{pkg: "agent", may: []string{"agent/*", "protocol"}, testsMay: []string{"protocol/protocoltest"}},
 	{pkg: "agent/*", may: []string{"protocol"}, testsMay: []string{"protocol/protocoltest"}},
 	{pkg: "agent/run", outside: []string{"golang.org/x/sys/unix"}},
+	{pkg: "agent/forward", may: []string{"protocol"}, outside: []string{"golang.org/x/sys/unix"},
+		testsMay: []string{"protocol/protocoltest"}},
 	{pkg: "agent/proc"}, // a leaf: what the kernel says
 	{pkg: "agent/doctor", may: []string{"protocol", "agent/proc"}, outside: []string{"golang.org/x/sys/unix"}},
 	{pkg: "agent/conceal", outside: []string{"golang.org/x/sys/unix"}},

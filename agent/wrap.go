@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -16,6 +17,7 @@ import (
 	"github.com/posternhq/postern/agent/bridge"
 	"github.com/posternhq/postern/agent/doctor"
 	"github.com/posternhq/postern/agent/logs"
+	"github.com/posternhq/postern/agent/proc"
 	"github.com/posternhq/postern/agent/report"
 	"github.com/posternhq/postern/agent/run"
 	"github.com/posternhq/postern/protocol"
@@ -101,6 +103,11 @@ type wrapper struct {
 func newWrapper(cfg WrapConfig) *wrapper {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if _, err := proc.Tree(os.Getpid()); cfg.Rescue && errors.Is(err, proc.ErrUnavailable) {
+		// Nobody could tell the bridge's listener from the app's.
+		cfg.Logger.Warn("--rescue is not used", "err", err)
+		cfg.Rescue = false
 	}
 	w := &wrapper{cfg: cfg, log: cfg.Logger, began: time.Now(), told: map[string]protocol.Finding{}}
 	cmd := cfg.Command

@@ -222,7 +222,7 @@ func TestBytesForAConnectionThatOwesNothingAnyMoreAreUnsent(t *testing.T) {
 		s.Accept()
 		ours, theirs := tcpPair(t)
 		conns <- theirs
-		protocol.SpliceRequests(s, ours)
+		protocol.SpliceRequests(s, ours, nil)
 	}})
 	exchange := func(st *protocol.Stream, app net.Conn) {
 		t.Helper()
@@ -267,6 +267,47 @@ func TestBytesForAConnectionThatOwesNothingAnyMoreAreUnsent(t *testing.T) {
 		t.Errorf("a request that the app has read is called unsent")
 	}
 	st.Close()
+}
+
+// An upgraded connection has no turns: an end that half-closes it still reads.
+func TestAnUpgradedConnectionHasNoTurns(t *testing.T) {
+	for name, answer := range map[string][]string{
+		"at once":        {"HTTP/1.1 101 Switching Protocols\r\n\r\n"},
+		"byte for byte":  strings.Split("HTTP/1.1 101 Switching Protocols\r\n\r\n", ""),
+		"behind another": {"HTTP/1.1 100 Continue\r\n\r\nHTT", "P/1.1 101 Switching Protocols\r\n\r\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			agent, relay := protocoltest.Pipe(t, protocoltest.Options{})
+			conns := make(chan net.Conn, 1)
+			run(t, agent, relay, protocol.Handler{Stream: func(_ context.Context, s *protocol.Stream) {
+				s.Accept()
+				ours, theirs := tcpPair(t)
+				conns <- theirs
+				protocol.SpliceRequests(s, ours, nil)
+			}})
+			st := open(t, relay)
+			io.WriteString(st, "ask")
+			app := <-conns
+			if _, err := io.ReadFull(app, make([]byte, 3)); err != nil {
+				t.Fatal(err)
+			}
+			for _, part := range answer {
+				io.WriteString(app, part)
+				if _, err := io.ReadFull(st, make([]byte, len(part))); err != nil {
+					t.Fatal(err)
+				}
+			}
+			app.(*net.TCPConn).CloseWrite()
+			if _, err := st.Read(make([]byte, 1)); err != io.EOF {
+				t.Fatalf("the app's end is %v", err)
+			}
+			io.WriteString(st, "still here")
+			got := make([]byte, 10)
+			if _, err := io.ReadFull(app, got); err != nil || string(got) != "still here" {
+				t.Errorf("behind its end the app got %q, %v", got, err)
+			}
+		})
+	}
 }
 
 func TestDrainStopsNewStreamsAndLetsOthersFinish(t *testing.T) {

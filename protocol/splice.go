@@ -1,11 +1,13 @@
 package protocol
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // Copy buffers start small, because most streams are quiet most of the time,
@@ -104,10 +106,21 @@ func Splice(s *Stream, conn net.Conn) (to, from int64) {
 // next request may be on its way. Once conn has ended while no byte was written to
 // it since the last one it brought, it owes no answer, and what the stream still
 // brings is not written any more: the stream is reset with CodeStale, and the opener
-// may send the request elsewhere.
-func SpliceRequests(s *Stream, conn net.Conn) (to, from int64) {
-	return (&splice{stream: s, conn: conn, done: make(chan struct{}), turns: &turns{}}).run()
+// may send the request elsewhere. The same goes for a request that was written while
+// the end of conn was on its way, when taken proves that it was not taken. taken may
+// be nil.
+func SpliceRequests(s *Stream, conn net.Conn, taken Taken) (to, from int64) {
+	t := &turns{taken: taken}
+	if taken != nil {
+		t.base, _ = taken()
+	}
+	return (&splice{stream: s, conn: conn, done: make(chan struct{}), turns: t}).run()
 }
+
+// Taken tells how many bytes the other end of a connection has acknowledged, and
+// whether the connection is gone: no more will be. What was not acknowledged by then
+// has reached nobody.
+type Taken func() (bytes int64, gone bool)
 
 func (sp *splice) run() (to, from int64) {
 	s, conn := sp.stream, sp.conn
@@ -131,9 +144,40 @@ type splice struct {
 
 // turns knows whose turn it is on a connection of requests and answers.
 type turns struct {
-	mu    sync.Mutex
-	owed  bool // guarded by mu; bytes were written since the last that were read
-	ended bool // guarded by mu; the connection has ended while it owed nothing
+	mu       sync.Mutex
+	owed     bool // guarded by mu; bytes were written since the last that were read
+	ended    bool // guarded by mu; the connection has ended while it owed nothing
+	upgraded bool // guarded by mu; there are no turns any more (RFC 9110, section 7.8)
+
+	taken   Taken // nil: nobody can tell
+	base    int64 // what taken said at first: some systems count the handshake
+	written int64 // guarded by mu; bytes so far
+	before  int64 // guarded by mu; of them, those before the request that is owed an answer
+
+	// Owned by toStream: the search for the answer that upgrades.
+	left int    // bytes of this answer that are still searched
+	tail []byte // the last ones that were, for a mark that came in two reads
+}
+
+// upgradeMark is in the head of an answer after which both ends speak whenever they
+// like. An answer that has it elsewhere only loses the benefit of turns.
+const upgradeMark = "HTTP/1.1 101"
+
+// searchUpgrade is how much of an answer is searched: interim ones may come first.
+const searchUpgrade = 4 << 10
+
+// search looks for the mark in the next bytes of an answer.
+func (t *turns) search(p []byte) bool {
+	p = p[:min(len(p), t.left)]
+	t.left -= len(p)
+	const most = len(upgradeMark) - 1
+	seam := append(t.tail, p[:min(len(p), most)]...)
+	found := bytes.Contains(p, []byte(upgradeMark)) || bytes.Contains(seam, []byte(upgradeMark))
+	if len(p) >= most {
+		seam = p
+	}
+	t.tail = append(make([]byte, 0, 2*most), seam[max(0, len(seam)-most):]...)
+	return found
 }
 
 var errStale = errors.New("the connection has ended before this")
@@ -150,9 +194,37 @@ func (a asking) Write(p []byte) (int, error) {
 		a.turns.mu.Unlock()
 		return 0, errStale
 	}
-	a.turns.owed = true
+	if !a.turns.owed {
+		a.turns.owed, a.turns.before = true, a.turns.written
+	}
 	a.turns.mu.Unlock()
-	return a.conn.Write(p)
+	n, err := a.conn.Write(p)
+	a.turns.mu.Lock()
+	a.turns.written += int64(n)
+	a.turns.mu.Unlock()
+	return n, err
+}
+
+// goneTime is how long it may take until a connection that has ended is known to be
+// gone: the answer of the other end's kernel to the bytes that came too late.
+const goneTime = 100 * time.Millisecond
+
+// untaken reports whether it is certain, now that the connection has ended, that
+// nothing of the request that is owed an answer was taken.
+func (t *turns) untaken() bool {
+	t.mu.Lock()
+	owed, before := t.owed && !t.upgraded, t.before
+	t.mu.Unlock()
+	if !owed || t.taken == nil {
+		return false
+	}
+	for wait := time.Millisecond; wait < goneTime; wait *= 2 {
+		if bytes, gone := t.taken(); gone {
+			return bytes == t.base+before
+		}
+		time.Sleep(wait)
+	}
+	return false
 }
 
 func (a answering) Read(p []byte) (int, error) {
@@ -160,14 +232,19 @@ func (a answering) Read(p []byte) (int, error) {
 	if n == 0 && err == nil {
 		return n, err
 	}
-	a.turns.mu.Lock()
-	if n > 0 {
-		a.turns.owed = false
+	t := a.turns
+	t.mu.Lock()
+	if n > 0 && !t.upgraded {
+		if t.owed {
+			t.left, t.tail = searchUpgrade, nil
+		}
+		t.owed = false
+		t.upgraded = t.left > 0 && t.search(p[:n])
 	}
-	if err == io.EOF && !a.turns.owed {
-		a.turns.ended = true
+	if err == io.EOF && !t.owed && !t.upgraded {
+		t.ended = true
 	}
-	a.turns.mu.Unlock()
+	t.mu.Unlock()
 	return n, err
 }
 
@@ -204,6 +281,8 @@ func (sp *splice) toStream() {
 	err := Copy(sp.stream, from, &sp.received)
 	var failed *CopyError
 	switch {
+	case err == nil && sp.turns != nil && sp.turns.untaken():
+		sp.stream.Reset(CodeStale)
 	case err == nil && !sp.broken.Load():
 		sp.stream.CloseWrite()
 	case errors.As(err, &failed) && !failed.Read:

@@ -80,7 +80,7 @@ func (f *Forwarder) Serve(ctx context.Context, s *protocol.Stream) {
 		return
 	}
 	if o.Kind == protocol.KindHTTP {
-		protocol.SpliceRequests(s, conn)
+		protocol.SpliceRequests(s, conn, takenOf(conn))
 		return
 	}
 	protocol.Splice(s, conn)
