@@ -251,8 +251,10 @@ func (r *Registry) acquire(ctx context.Context, app relay.AppID, past *attempts)
 			return t, nil
 		}
 		if past.refused {
-			r.mu.Unlock()
-			return nil, past.err
+			if !r.explainedLocked(ctx, a, app, past) {
+				return nil, past.err
+			}
+			continue
 		}
 		if !asked && r.Absent != nil && !a.presentLocked() {
 			asked = true
@@ -289,6 +291,41 @@ func (r *Registry) acquire(ctx context.Context, app relay.AppID, past *attempts)
 	}
 }
 
+// refusalTime is how long an agent may take, whose app has refused a connection, to
+// say that the app stops or starts anew.
+const refusalTime = 300 * time.Millisecond
+
+// explainedLocked waits for news of an app that has refused a connection although its
+// agent calls it ready. It reports whether there were any, and releases the lock in
+// any case.
+func (r *Registry) explainedLocked(ctx context.Context, a *appTunnels, app relay.AppID, past *attempts) bool {
+	now := time.Now()
+	if past.until.IsZero() {
+		past.until = now.Add(refusalTime)
+	}
+	if !now.Before(past.until) || r.parkLocked(a, app, false) != nil {
+		r.mu.Unlock()
+		return false
+	}
+	came := a.waiting
+	r.mu.Unlock()
+	timer := time.NewTimer(past.until.Sub(now))
+	defer timer.Stop()
+	late, err := await(ctx, came, timer.C)
+	r.mu.Lock()
+	a.parked--
+	r.mu.Unlock()
+	past.refused = false // whoever is ready now may be asked
+	return !late && err == nil
+}
+
+// wake lets those who wait for app look again.
+func (r *Registry) wake(app relay.AppID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.appLocked(app).wakeLocked()
+}
+
 // presentLocked reports whether an agent is here that stays, whatever its app does.
 func (a *appTunnels) presentLocked() bool {
 	return slices.ContainsFunc(a.tunnels, (*Tunnel).serves)
@@ -321,8 +358,10 @@ func (a *appTunnels) whyNoneLocked(app relay.AppID) error {
 // attempts is what one request has tried so far.
 type attempts struct {
 	tried   []*Tunnel
-	refused bool  // an app refused the connection
-	err     error // why the last one failed, in the relay's terms
+	refused bool      // an app refused the connection
+	err     error     // why the last one failed, in the relay's terms
+	renewed int       // how often a kept connection had ended
+	until   time.Time // for how long an agent whose app refused may explain itself
 }
 
 // maxAttempts bounds how many agents see one request's Open.

@@ -339,8 +339,9 @@ func TestParkedRequestLeavesWithItsClient(t *testing.T) {
 	})
 }
 
-// An app that refuses connections is not reached by waiting for another agent.
-func TestRequestIsNotParkedAfterTheAppItselfRefused(t *testing.T) {
+// An app that refuses connections is not reached by waiting for another agent. Its
+// own agent is given a moment to say that it stops.
+func TestRequestIsHardlyParkedAfterTheAppItselfRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := NewRegistry(Limits{}, nil)
 		refuse := protocol.Handler{Stream: func(_ context.Context, s *protocol.Stream) {
@@ -350,8 +351,8 @@ func TestRequestIsNotParkedAfterTheAppItselfRefused(t *testing.T) {
 		connect(t, r, "shop", hello("web.2", "a", 0), refuse)
 		began := time.Now()
 		_, err := r.Open(t.Context(), "shop", protocol.Open{Kind: protocol.KindTCP})
-		if relay.CodeOf(err) != relay.AppRefused || time.Since(began) != 0 {
-			t.Errorf("got %v after %v, want %s at once", err, time.Since(began), relay.AppRefused)
+		if relay.CodeOf(err) != relay.AppRefused || time.Since(began) != refusalTime {
+			t.Errorf("got %v after %v, want %s after %v", err, time.Since(began), relay.AppRefused, refusalTime)
 		}
 		for _, tun := range r.Tunnels() {
 			if n := tun.InFlight(); n != 0 {

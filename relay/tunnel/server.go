@@ -150,6 +150,7 @@ func (s *Server) run(sess *protocol.Session, who relay.Principal) {
 	h := protocol.Handler{
 		Drain: func(d protocol.Drain) {
 			t.advance(draining)
+			s.cfg.Registry.wake(t.app)
 			log().Info("agent drains", "reason", d.Reason, "grace", d.Grace)
 		},
 	}

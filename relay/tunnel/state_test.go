@@ -128,6 +128,40 @@ func TestASuccessorThatIsStartingLeavesTheWorkToTheOldOne(t *testing.T) {
 	})
 }
 
+// A platform that stops every process at once makes the app deaf a moment before its
+// agent can say so. The request that came in between waits for the next copy.
+func TestARefusalThatIsExplainedByAStopIsWaitedOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := NewRegistry(Limits{}, nil)
+		old := connect(t, r, "shop", hello("web.1", "a", 0), protocol.Handler{})
+		past := &attempts{}
+		tun, err := r.acquire(t.Context(), "shop", past)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.release(tun)
+		if !past.again(tun, &protocol.Error{Code: protocol.CodeRefused, Message: "nothing listens", Unsent: true}) {
+			t.Fatal("a refused request may go elsewhere")
+		}
+		got := make(chan error, 1)
+		go func() {
+			tun, err := r.acquire(t.Context(), "shop", past)
+			if err == nil {
+				r.release(tun)
+			}
+			got <- err
+		}()
+		time.Sleep(refusalTime / 2)
+		old.tunnel.advance(draining)
+		r.wake("shop")
+		time.Sleep(3 * time.Second)
+		connect(t, r, "shop", hello("web.1", "b", 0), protocol.Handler{})
+		if err := <-got; err != nil {
+			t.Errorf("%v, want the next copy", err)
+		}
+	})
+}
+
 // A worker dyno is connected to be looked at. To a webhook it is nobody.
 func TestAWorkerIsNobodyToSendTo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

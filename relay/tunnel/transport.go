@@ -55,6 +55,9 @@ func (tr *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 				return resp, nil
 			}
 			tr.Registry.release(c.t)
+			if ctx.Err() == nil && past.anew(c, req, up, err) {
+				continue
+			}
 			if ctx.Err() == nil && unsent(err) && up.rewind() && past.again(c.t, err) {
 				continue
 			}
@@ -62,6 +65,35 @@ func (tr *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		up.close()
 		return nil, translate(err, app)
 	}
+}
+
+// maxRenewed bounds how often one request is sent on a new connection because the
+// kept one had ended.
+const maxRenewed = 2
+
+// anew reports whether the request may be sent once more, on a new connection: the
+// kept one it was written to had ended, as apps end connections that lie idle. That
+// is so when nothing of it was taken (protocol.CodeStale); and when the app ended the
+// connection without a byte of an answer, for methods that change nothing, as RFC
+// 9110, section 9.2.2, allows a proxy.
+func (p *attempts) anew(c *conn, req *http.Request, up *upload, err error) bool {
+	stale := protocol.CodeOf(err) == protocol.CodeStale && unsent(err)
+	ended := c.reused && c.headLeft == maxHead && errors.Is(err, io.ErrUnexpectedEOF) && up == nil && isSafe(req.Method)
+	if !stale && !ended || p.renewed == maxRenewed || !up.rewind() {
+		return false
+	}
+	p.renewed++
+	p.err = translate(err, c.t.app)
+	return true
+}
+
+// isSafe reports whether method asks for nothing to change (RFC 9110, section 9.2.1).
+func isSafe(method string) bool {
+	switch method {
+	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
+		return true
+	}
+	return false
 }
 
 // connect finds a stream to the app: a kept-alive one, else a new one.
@@ -75,8 +107,10 @@ func (tr *Transport) connect(ctx context.Context, app relay.AppID, past *attempt
 		if err != nil {
 			return nil, err
 		}
-		if c := t.takeIdle(); c != nil {
+		if c := t.takeIdle(); c != nil && past.renewed == 0 {
 			return c, nil
+		} else if c != nil {
+			t.keep(c)
 		}
 		s, err := t.sess.Open(ctx, protocol.Open{Kind: protocol.KindHTTP})
 		if err == nil {

@@ -283,6 +283,38 @@ func TestRequestThatMetAClosedConnectionGoesToAnotherAgent(t *testing.T) {
 	}
 }
 
+// A connection that lay idle may end while a request is on its way, and nobody can
+// say whether the app has read it. What changes nothing is asked once more.
+func TestSafeRequestThatFoundAKeptConnectionEndedIsSentOnceMore(t *testing.T) {
+	for method, want := range map[string]relay.Code{"GET": "", "HEAD": "", "POST": relay.AppReset, "DELETE": relay.AppReset} {
+		t.Run(method, func(t *testing.T) {
+			r := newRig(t, Limits{})
+			r.agentWith("web.1", func(_ context.Context, s *protocol.Stream) {
+				s.Accept()
+				br := bufio.NewReader(s)
+				req, err := http.ReadRequest(br)
+				if err != nil {
+					return
+				}
+				io.Copy(io.Discard, req.Body)
+				io.WriteString(s, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+				br.Peek(1)
+				s.CloseWrite()
+				io.Copy(io.Discard, br)
+			})
+			for n := range 2 {
+				resp, err := r.do(method, "/", nil)
+				if n == 0 && err != nil || n == 1 && relay.CodeOf(err) != want {
+					t.Fatalf("request %d: %v, want %q", n+1, err, want)
+				}
+				if err == nil {
+					resp.Body.Close()
+				}
+			}
+		})
+	}
+}
+
 func TestFailuresHaveTheirCodes(t *testing.T) {
 	silent := app(t, func(w http.ResponseWriter, req *http.Request) { <-req.Context().Done() })
 	closes := app(t, func(w http.ResponseWriter, req *http.Request) { panic(http.ErrAbortHandler) })
