@@ -155,28 +155,34 @@ type turns struct {
 	before  int64 // guarded by mu; of them, those before the request that is owed an answer
 
 	// Owned by toStream: the search for the answer that upgrades.
-	left int    // bytes of this answer that are still searched
-	tail []byte // the last ones that were, for a mark that came in two reads
+	left   int            // bytes of this answer that are still searched
+	tail   [markTail]byte // the last ones that were, for a mark that came in two reads
+	tailed int            // how many of them there are
 }
 
 // upgradeMark is in the head of an answer after which both ends speak whenever they
 // like. An answer that has it elsewhere only loses the benefit of turns.
 const upgradeMark = "HTTP/1.1 101"
 
+// markTail is how much of a mark can lie in an earlier read.
+const markTail = len(upgradeMark) - 1
+
 // searchUpgrade is how much of an answer is searched: interim ones may come first.
 const searchUpgrade = 4 << 10
 
-// search looks for the mark in the next bytes of an answer.
+// search looks for the mark in the next bytes of an answer. It runs for every answer
+// and keeps nothing on the heap.
 func (t *turns) search(p []byte) bool {
 	p = p[:min(len(p), t.left)]
 	t.left -= len(p)
-	const most = len(upgradeMark) - 1
-	seam := append(t.tail, p[:min(len(p), most)]...)
+	var buf [2 * markTail]byte
+	seam := append(buf[:0], t.tail[:t.tailed]...)
+	seam = append(seam, p[:min(len(p), markTail)]...)
 	found := bytes.Contains(p, []byte(upgradeMark)) || bytes.Contains(seam, []byte(upgradeMark))
-	if len(p) >= most {
+	if len(p) >= markTail {
 		seam = p
 	}
-	t.tail = append(make([]byte, 0, 2*most), seam[max(0, len(seam)-most):]...)
+	t.tailed = copy(t.tail[:], seam[max(0, len(seam)-markTail):])
 	return found
 }
 
@@ -236,7 +242,7 @@ func (a answering) Read(p []byte) (int, error) {
 	t.mu.Lock()
 	if n > 0 && !t.upgraded {
 		if t.owed {
-			t.left, t.tail = searchUpgrade, nil
+			t.left, t.tailed = searchUpgrade, 0
 		}
 		t.owed = false
 		t.upgraded = t.left > 0 && t.search(p[:n])

@@ -190,7 +190,7 @@ func FuzzSecretNeverComesOut(f *testing.F) {
 		secret = strings.TrimSpace(secret)
 		if len(secret) < minSecret || len(secret) > 4000 || len(before)+len(after) > 32<<10 ||
 			strings.ContainsAny(secret, "\r\n[]\uFFFD") || strings.Contains(hidden, secret) {
-			t.Skip()
+			t.Skip("too long, or no secret that could be told from its mask")
 		}
 		l := New(Config{Secrets: []string{secret}})
 		framer := l.newFramer(0)
@@ -232,11 +232,11 @@ func FuzzShapedSecretNeverComesOut(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, shape int, seed uint64, before, after string, size, silent int) {
 		if len(before)+len(after) > 32<<10 {
-			t.Skip()
+			t.Skip("too long")
 		}
 		secret := fmt.Sprintf("%016x%016x", seed*0x9E3779B97F4A7C15, ^seed*0xBF58476D1CE4E5B9)
 		if strings.Contains(before+after, secret[:4]) {
-			t.Skip()
+			t.Skip("the text has part of the secret by itself")
 		}
 		text := before + " " + fmt.Sprintf(shaped[uint(shape)%uint(len(shaped))], secret) + after
 		l := New(Config{})

@@ -1,4 +1,4 @@
-// This command is a web server, as people write it in Go. See ../README.md for
+// Command go is a web server, as people write it in Go. See ../README.md for
 // its mistakes.
 package main
 
