@@ -19,12 +19,21 @@ type directory struct {
 
 	mu    sync.Mutex
 	known map[relay.AppID]bool // guarded by mu; from the store
-	asked time.Time            // guarded by mu; when the store was last asked
+	next  *look                // guarded by mu; the look that has not begun, nil when nobody waits for one
+	last  *look                // guarded by mu; the look begun last
 }
 
-// askAgain is how often an unknown name may make us look into the store. Tokens
-// are made by a command beside the running relay, so that new apps appear there.
-const askAgain = time.Second
+// lookGap is the pause between two looks into the store for unknown names.
+// Tokens are made by a command beside the running relay, so that new apps
+// appear there; anybody may ask for any name, and that must not be a query each.
+const lookGap = 50 * time.Millisecond
+
+// look is one reading of the store's apps, shared by all who came before it
+// began.
+type look struct {
+	done  chan struct{} // closed at the end
+	ended time.Time     // written before done is closed
+}
 
 func newDirectory(store relay.AppStore, log *slog.Logger) *directory {
 	return &directory{store: store, log: log, known: map[relay.AppID]bool{}}
@@ -67,27 +76,40 @@ func (d *directory) App(id relay.AppID) (relay.App, bool) {
 		return a, true
 	}
 	d.mu.Lock()
-	known := d.known[id]
-	ask := !known && time.Since(d.asked) > askAgain
-	if ask {
-		d.asked = time.Now()
+	known, l := d.known[id], d.next
+	if !known && l == nil {
+		l = &look{done: make(chan struct{})}
+		d.next = l
+		go d.look(l, d.last)
 	}
 	d.mu.Unlock()
-	if ask {
-		known = d.ask(id)
+	if known {
+		return relay.App{ID: id}, true
 	}
-	return relay.App{ID: id}, known
+	<-l.done // within the gap and two timeouts of look
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return relay.App{ID: id}, d.known[id]
 }
 
-func (d *directory) ask(id relay.AppID) bool {
+// look reads the store for those who wait for l, after the look before it. Who
+// comes once the reading has begun waits for the next: this one may be too old
+// to hold what they know of.
+func (d *directory) look(l, before *look) {
+	if before != nil {
+		<-before.done
+		time.Sleep(lookGap - time.Since(before.ended))
+	}
+	d.mu.Lock()
+	d.next, d.last = nil, l
+	d.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	if err := d.load(ctx); err != nil {
 		d.log.Error("apps not read", "err", err)
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.known[id]
+	l.ended = time.Now()
+	close(l.done)
 }
 
 // AppByHost implements ingress.Directory.

@@ -1,8 +1,11 @@
 package node
 
 import (
+	"context"
+	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -43,26 +46,60 @@ func TestDirectoryFindsAnAppThatAnotherProcessMade(t *testing.T) {
 	}
 }
 
+// countingStore counts how often the apps were read.
+type countingStore struct {
+	relay.Store
+	reads atomic.Int64
+}
+
+func (s *countingStore) Apps(ctx context.Context) ([]relay.App, error) {
+	s.reads.Add(1)
+	return s.Store.Apps(ctx)
+}
+
 // Anybody may ask for any name: that must not be a query each.
-func TestDirectoryAsksTheStoreAtMostOnceInAWhile(t *testing.T) {
+func TestDirectorySharesItsLooksIntoTheStore(t *testing.T) {
+	t.Parallel()
+	ours, _ := openedTwice(t)
+	store := &countingStore{Store: ours}
+	d := newDirectory(store, slog.New(slog.DiscardHandler))
+	began := time.Now()
+	var calls sync.WaitGroup
+	for range 2000 {
+		calls.Go(func() {
+			if _, ok := d.App("unknown"); ok {
+				t.Error("an app that nobody made is known")
+			}
+		})
+	}
+	calls.Wait()
+	if most := int64(time.Since(began)/lookGap) + 2; store.reads.Load() > most {
+		t.Errorf("%d reads for 2000 questions in %v, want at most %d", store.reads.Load(), time.Since(began), most)
+	}
+}
+
+// An app is there for every request that comes after it was made, however many
+// come at once and whatever was asked for just before.
+func TestDirectoryKnowsAnAppFromTheMomentItIsMade(t *testing.T) {
 	t.Parallel()
 	ours, theirs := openedTwice(t)
 	d := newDirectory(ours, slog.New(slog.DiscardHandler))
-	d.App("unknown") // asks
-	if err := theirs.EnsureApp(t.Context(), "shop", time.Now()); err != nil {
-		t.Fatal(err)
-	}
-	d.mu.Lock()
-	d.asked = time.Now().Add(time.Hour) // so that the test cannot be too slow for it
-	d.mu.Unlock()
-	if _, ok := d.App("shop"); ok {
-		t.Error("the store was asked again at once")
-	}
-	d.mu.Lock()
-	d.asked = time.Now().Add(-2 * askAgain)
-	d.mu.Unlock()
-	if _, ok := d.App("shop"); !ok {
-		t.Error("the store was not asked again after a while")
+	for i := range 5 {
+		id := relay.AppID(fmt.Sprintf("shop%d", i))
+		var strangers, calls sync.WaitGroup
+		strangers.Go(func() { d.App("unknown") })
+		if err := theirs.EnsureApp(t.Context(), id, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		for range 100 {
+			calls.Go(func() {
+				if _, ok := d.App(id); !ok {
+					t.Errorf("%s is not known", id)
+				}
+			})
+		}
+		calls.Wait()
+		strangers.Wait()
 	}
 }
 
