@@ -1,6 +1,7 @@
 package protocol
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 )
@@ -59,8 +60,10 @@ type Error struct {
 	Message string `json:"message,omitempty"`
 	// Unsent is true when no byte that was written to the stream has reached,
 	// or can still reach, whatever is behind it: the caller may try elsewhere.
-	Unsent bool  `json:"-"`
-	Err    error `json:"-"`
+	Unsent bool `json:"-"`
+	// Detail is the Reply's.
+	Detail json.RawMessage `json:"-"`
+	Err    error           `json:"-"`
 }
 
 func (e *Error) Error() string {

@@ -174,7 +174,7 @@ func FuzzDecodeReply(f *testing.F) {
 			wantBadMessage(t, err) // what cannot be read proves nothing
 			return
 		}
-		if again := reread(t, Reply{Code: e.Code, Message: e.Message}, len(body)); again != nil {
+		if again := reread(t, Reply{Code: e.Code, Message: e.Message, Detail: e.Detail}, len(body)); again != nil {
 			if back := DecodeReply(again); !reflect.DeepEqual(back, err) {
 				t.Fatalf("wrote %v, read %v", err, back)
 			}

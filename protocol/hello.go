@@ -24,11 +24,12 @@ const (
 	FeatureState  Feature = "state"  // state messages
 	FeatureReport Feature = "report" // streams of KindReport
 	FeatureLogs   Feature = "logs"   // streams of KindLogs
+	FeatureEgress Feature = "egress" // streams of KindEgress, KindEgressHTTP, KindPolicy and KindFlows
 )
 
 // Features lists what this package offers.
 func Features() []Feature {
-	return []Feature{FeatureDrain, FeatureTCP, FeatureState, FeatureReport, FeatureLogs}
+	return []Feature{FeatureDrain, FeatureTCP, FeatureState, FeatureReport, FeatureLogs, FeatureEgress}
 }
 
 // AppState is whether the app beside an agent takes connections. While no agent

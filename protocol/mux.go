@@ -66,6 +66,7 @@ type mux struct {
 	maxIncoming int
 	maxWindow   uint32
 	budget      Budget // nil: no limit
+	unread      Budget // nil: no limit; set before anything is received
 
 	done     chan struct{} // closed when the session is over
 	received chan struct{} // closed when run has returned

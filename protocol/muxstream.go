@@ -42,6 +42,8 @@ type muxStream struct {
 	grown    int       // taken from the budget
 	eof      bool      // the peer's FIN has come
 	told     bool      // it stands in the mux's ready list
+	held     int       // taken from unread
+	crowded  bool      // there was no room for what came; it is being reset
 
 	// Sending; guarded by mu.
 	credit   uint32 // what we may still send
@@ -84,7 +86,9 @@ func (s *muxStream) readLocked(p []byte) (int, error) {
 		case s.closed:
 			return 0, net.ErrClosed
 		case s.in.len() > 0:
-			return s.in.read(p), nil
+			n := s.in.read(p)
+			s.unbufferedLocked(n)
+			return n, nil
 		case s.resetCode != nil:
 			return 0, s.resetCode
 		case s.eof:
@@ -267,6 +271,7 @@ func (s *muxStream) Reset(code Code) error {
 	}
 	over := s.resetCode != nil || s.fin && s.eof
 	s.closed, s.closeCode, s.rstSent = true, code, over
+	s.unbufferedLocked(s.in.len())
 	s.in.release()
 	s.sendResetLocked()
 	s.readable.Broadcast()
@@ -350,7 +355,7 @@ func (s *muxStream) expect(n uint32) error {
 func (s *muxStream) deliver(p []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
+	if s.closed || s.crowded {
 		return
 	}
 	if s.in.len() == 0 && s.got < len(s.want) {
@@ -358,12 +363,39 @@ func (s *muxStream) deliver(p []byte) {
 		s.got += n
 		p = p[n:]
 	}
+	if len(p) > 0 && !s.bufferLocked(len(p)) {
+		s.crowded = true
+		go s.Reset(CodeLimit) // the receiver waits for nobody
+		return
+	}
 	if len(p) > 0 {
 		s.in.write(p)
 	}
 	if !s.told {
 		s.told = true
 		s.m.ready = append(s.m.ready, s)
+	}
+}
+
+// bufferLocked takes room for n unread bytes of a stream that the peer opened; false
+// when there is none. Streams of our own are bounded by whoever opens them, and the
+// control stream is read at once.
+func (s *muxStream) bufferLocked(n int) bool {
+	if s.m.unread == nil || !s.accepted || s.urgent {
+		return true
+	}
+	if !s.m.unread.Reserve(n) {
+		return false
+	}
+	s.held += n
+	return true
+}
+
+// unbufferedLocked gives back what bufferLocked took for n bytes.
+func (s *muxStream) unbufferedLocked(n int) {
+	if n = min(n, s.held); n > 0 {
+		s.held -= n
+		s.m.unread.Release(n)
 	}
 }
 

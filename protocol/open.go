@@ -1,5 +1,7 @@
 package protocol
 
+import "encoding/json"
+
 // Kind is what a stream is for.
 type Kind string
 
@@ -10,6 +12,11 @@ const (
 
 	KindReport Kind = "report" // agent: a Report after the other, for as long as the app runs
 	KindLogs   Kind = "logs"   // relay: Reports with the lines that Logs asks for come back
+
+	KindEgress     Kind = "egress"      // agent: plain bytes to Addr in the outside world, as Egress says
+	KindEgressHTTP Kind = "egress-http" // agent: HTTP/1.1 requests in absolute form, kept alive over many
+	KindPolicy     Kind = "policy"      // relay: a policy.Policy after the other; the agent answers each with a PolicyAck
+	KindFlows      Kind = "flows"       // agent: a Flow after the other, of calls that did not go through the relay
 )
 
 // Open starts a stream: it is the first message on it, from the side that
@@ -22,6 +29,20 @@ type Open struct {
 	Addr string `json:"addr,omitempty"`
 	// Logs is the question of KindLogs.
 	Logs *LogQuery `json:"logs,omitempty"`
+	// Egress is what KindEgress is told besides.
+	Egress *EgressOpen `json:"egress,omitempty"`
+}
+
+// EgressOpen comes with a call to the outside. Whose call it is the relay knows from
+// the session.
+type EgressOpen struct {
+	Flow string `json:"flow,omitempty"` // the agent's name for the call, see Flow.ID
+	// Early is set when the app has been told already that it is connected, by a
+	// decision under the policy with Serial.
+	Early       bool   `json:"early,omitempty"`
+	Serial      int64  `json:"serial,omitempty"`
+	From        string `json:"from,omitempty"` // connect, socks, forward
+	Traceparent string `json:"traceparent,omitempty"`
 }
 
 const maxAddr = 262
@@ -35,6 +56,13 @@ func (o *Open) validate() error {
 	}
 	if err := checkName(string(o.Kind)); err != nil {
 		return err
+	}
+	if e := o.Egress; e != nil {
+		for _, s := range []string{e.Flow, e.From, e.Traceparent} {
+			if err := checkName(s); err != nil {
+				return err
+			}
+		}
 	}
 	for i := range len(o.Addr) {
 		if o.Addr[i] <= 0x20 || o.Addr[i] >= 0x7f {
@@ -62,6 +90,8 @@ func DecodeOpen(body []byte) (Open, error) {
 type Reply struct {
 	Code    Code   `json:"code"`
 	Message string `json:"message,omitempty"`
+	// Detail is more about the refusal, for machines: of KindEgress a policy.Refusal.
+	Detail json.RawMessage `json:"detail,omitempty"`
 }
 
 // DecodeReply reads a Reply; nil means accepted. A refusal is an *Error with
@@ -77,5 +107,5 @@ func DecodeReply(body []byte) error {
 	if r.Code == "" {
 		return Errorf(CodeBadMessage, "reply without a code")
 	}
-	return &Error{Code: r.Code, Message: r.Message, Unsent: true}
+	return &Error{Code: r.Code, Message: r.Message, Detail: r.Detail, Unsent: true}
 }

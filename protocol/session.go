@@ -36,6 +36,10 @@ type Config struct {
 	// Budget, when set, is asked before a window grows. Sessions of one app
 	// share one.
 	Budget Budget
+	// Unread, when set, bounds what is buffered of the streams that the peer opens:
+	// each may send a whole window before anybody reads, and nobody here asked for it.
+	// A stream whose bytes find no room is reset with CodeLimit.
+	Unread Budget
 	Logger *slog.Logger // default: discard
 }
 
@@ -110,6 +114,7 @@ func newSession(conn *wsConn, client bool, cfg Config) *Session {
 		incoming++ // the control stream is the agent's
 	}
 	s.mux = newMux(conn, client, incoming, uint32(cmp.Or(max(cfg.MaxWindow, 0), 4<<20)), cfg.Budget)
+	s.mux.unread = cfg.Unread
 	return s
 }
 

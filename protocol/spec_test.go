@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"go/ast"
 	"go/parser"
@@ -140,7 +141,7 @@ func TestSpecNumbersTheCodesAsTheProgramDoes(t *testing.T) {
 
 func TestSpecListsTheKeysOfEveryMessage(t *testing.T) {
 	for header, v := range map[string]any{
-		"key | JSON type": Control{}, "key of `hello`": Hello{}, "key of `welcome`": Welcome{}, "key of `open`": Open{}, "key of the reply": Reply{},
+		"key | JSON type": Control{}, "key of `hello`": Hello{}, "key of `welcome`": Welcome{}, "key of `open`": Open{}, "key of the reply": Reply{}, "key of `egress`": EgressOpen{},
 		"key of a report": Report{}, "key of a line": Line{}, "key of `vitals`": Vitals{}, "key of a socket": Socket{},
 		"key of `findings`": Findings{}, "key of a finding": Finding{}, "key of `exit`": Exit{}, "key of `logs`": LogQuery{},
 	} {
@@ -164,6 +165,9 @@ func TestSpecListsTheKeysOfEveryMessage(t *testing.T) {
 func jsonType(typ reflect.Type) string {
 	if typ == reflect.TypeFor[time.Time]() {
 		return "string"
+	}
+	if typ == reflect.TypeFor[json.RawMessage]() {
+		return "object"
 	}
 	switch typ.Kind() {
 	case reflect.Bool:
@@ -280,7 +284,7 @@ func TestSpecExamplesAreMessages(t *testing.T) {
 				t.Errorf("%s is no message", text)
 				continue
 			}
-			v = Reply{Code: refusal.Code, Message: refusal.Message}
+			v = Reply{Code: refusal.Code, Message: refusal.Message, Detail: refusal.Detail}
 		}
 		if msg, err := appendFrame(nil, v); err != nil || string(msg[2:]) != text {
 			t.Errorf("%s is written as %s, %v", text, msg[min(2, len(msg)):], err)

@@ -181,7 +181,14 @@ func (s *Stream) Accept() error {
 // refuseWait, until the opener has seen the reason: in multiplexers other than
 // ours a reset at once would overtake it.
 func (s *Stream) Refuse(code Code, message string) error {
-	msg, err := appendFrame(nil, Reply{Code: code, Message: clip(message)})
+	return s.RefuseWith(Reply{Code: code, Message: message})
+}
+
+// RefuseWith is Refuse with a whole Reply. Its code is the stream's reset besides.
+func (s *Stream) RefuseWith(r Reply) error {
+	r.Message = clip(r.Message)
+	code := r.Code
+	msg, err := appendFrame(nil, r)
 	if err != nil {
 		s.Reset(code)
 		return err
