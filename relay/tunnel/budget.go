@@ -1,6 +1,9 @@
 package tunnel
 
-import "sync"
+import (
+	"sync"
+	"sync/atomic"
+)
 
 // budget is an app's memory account. It implements protocol.Budget, for what
 // windows grow by; a stream's first window is taken and given back by the
@@ -55,3 +58,26 @@ func (b *budget) closeStream() {
 	b.used -= streamCost
 	b.mu.Unlock()
 }
+
+// unread bounds what is buffered of the streams that an app's agents open. It
+// implements protocol.Budget, and is asked for every piece that arrives before it
+// is read.
+type unread struct {
+	used  atomic.Int64
+	limit int64
+}
+
+// unreadShare is which part of an app's memory that may be.
+const unreadShare = 8
+
+// Reserve takes room for n bytes.
+func (u *unread) Reserve(n int) bool {
+	if u.used.Add(int64(n)) > u.limit {
+		u.used.Add(-int64(n))
+		return false
+	}
+	return true
+}
+
+// Release gives back what Reserve took.
+func (u *unread) Release(n int) { u.used.Add(-int64(n)) }

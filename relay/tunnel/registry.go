@@ -65,6 +65,7 @@ type Registry struct {
 // appTunnels is one app's part of the registry.
 type appTunnels struct {
 	budget   budget
+	unread   unread
 	tunnels  []*Tunnel     // guarded by Registry.mu
 	next     int           // guarded by Registry.mu; where the next pick starts, so that equals take turns
 	waiting  chan struct{} // guarded by Registry.mu; closed when a tunnel comes; nil when nobody waits
@@ -103,7 +104,9 @@ func NewRegistry(limits Limits, connected func(relay.AppID)) *Registry {
 func (r *Registry) appLocked(id relay.AppID) *appTunnels {
 	a := r.apps[id]
 	if a == nil {
-		a = &appTunnels{budget: budget{limit: r.limits.Memory}, lastSeen: r.started}
+		a = &appTunnels{
+			budget: budget{limit: r.limits.Memory}, unread: unread{limit: r.limits.Memory / unreadShare}, lastSeen: r.started,
+		}
 		r.apps[id] = a
 	}
 	return a
@@ -111,9 +114,17 @@ func (r *Registry) appLocked(id relay.AppID) *appTunnels {
 
 // budgetOf is the memory account of an app, for its sessions' windows.
 func (r *Registry) budgetOf(id relay.AppID) *budget {
+	budget, _ := r.accountsOf(id)
+	return budget
+}
+
+// accountsOf are an app's memory accounts: for windows, and for what its agents send
+// without being asked.
+func (r *Registry) accountsOf(id relay.AppID) (*budget, *unread) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return &r.appLocked(id).budget
+	a := r.appLocked(id)
+	return &a.budget, &a.unread
 }
 
 // add registers t. Older tunnels of the same instance are replaced by it: those

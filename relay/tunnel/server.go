@@ -29,6 +29,10 @@ type ServerConfig struct {
 	// Stream serves what agents open towards the relay. Nil: refused.
 	Stream func(context.Context, *Tunnel, *protocol.Stream)
 
+	// Opened is called, in a goroutine of its own, when a tunnel is registered; ctx ends
+	// with its session. Nil: nobody is told.
+	Opened func(context.Context, *Tunnel)
+
 	// AppURL is where an app is reached from outside, for its agents to show.
 	// Nil: they are not told.
 	AppURL    func(relay.AppID) string
@@ -61,6 +65,10 @@ func NewServer(cfg ServerConfig) *Server {
 	return s
 }
 
+// maxStreams is how many streams an agent may have open on one session. Each is a call
+// of the app to the outside; what they may buffer is bounded for all together.
+const maxStreams = 16 << 10
+
 // Slots spread the agents that lose their relay without warning: agent n waits
 // n times slotStep, within slotSpread.
 const (
@@ -90,9 +98,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		relay.WriteError(w, id, err)
 		return
 	}
+	windows, unread := s.cfg.Registry.accountsOf(who.App)
 	sess, err := protocol.Accept(w, r, protocol.AcceptConfig{
 		Config: protocol.Config{
-			Budget: s.cfg.Registry.budgetOf(who.App), MaxWindow: s.cfg.MaxWindow, Logger: s.cfg.Logger,
+			MaxStreams: maxStreams, MaxWindow: s.cfg.MaxWindow,
+			Budget: windows, Unread: unread, Logger: s.cfg.Logger,
 		},
 		Welcome: func(protocol.Hello) (protocol.Welcome, error) { return s.welcome(who.App), nil },
 	})
@@ -165,8 +175,15 @@ func (s *Server) run(sess *protocol.Session, who relay.Principal) {
 	if s.cfg.Stream != nil {
 		h.Stream = func(ctx context.Context, st *protocol.Stream) { s.cfg.Stream(ctx, t, st) }
 	}
+	var told sync.WaitGroup
+	live, over := context.WithCancel(s.ctx)
+	if s.cfg.Opened != nil {
+		told.Go(func() { s.cfg.Opened(live, t) })
+	}
 	err := sess.Run(s.ctx, h)
+	over()
 	s.cfg.Registry.remove(t)
+	told.Wait()
 	if errors.Is(err, protocol.ErrClosedByPeer) {
 		log().Info("tunnel closed by the agent", "err", err)
 	} else {

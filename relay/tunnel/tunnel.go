@@ -14,6 +14,7 @@
 package tunnel
 
 import (
+	"context"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -64,6 +65,18 @@ func (t *Tunnel) App() relay.AppID { return t.app }
 
 // Instance is which copy of the app is behind it.
 func (t *Tunnel) Instance() string { return t.sess.Hello().Instance }
+
+// Number counts an agent's tunnels: 0, 1, …
+func (t *Tunnel) Number() int { return t.sess.Hello().Tunnel }
+
+// Has reports whether the agent and this relay both have feature f.
+func (t *Tunnel) Has(f protocol.Feature) bool { return t.sess.Has(f) }
+
+// Tell opens a stream to the agent itself, and not to its app. It does not wait for
+// the Reply, nor count as work.
+func (t *Tunnel) Tell(ctx context.Context, o protocol.Open) (*protocol.Stream, error) {
+	return t.sess.Open(ctx, o)
+}
 
 // InFlight is how many streams are in use.
 func (t *Tunnel) InFlight() int { return int(t.inFlight.Load()) }
