@@ -314,7 +314,7 @@ func closeWrite(conn net.Conn) {
 // cut closes conn so that its other end sees an abort and not an end, where
 // that can be told (TCP: RST instead of FIN).
 func cut(conn net.Conn) {
-	if tcp, ok := conn.(*net.TCPConn); ok {
+	if tcp, ok := conn.(interface{ SetLinger(sec int) error }); ok {
 		tcp.SetLinger(0)
 	}
 	conn.Close()
