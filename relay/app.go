@@ -27,6 +27,7 @@ type App struct {
 	Ingress   Ingress
 	Endpoints map[string]Endpoint // by name; from the manifest only
 	Quota     Quota
+	Egress    Egress
 }
 
 // Quota bounds what one app may keep in the store. Over it, webhooks are

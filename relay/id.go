@@ -47,3 +47,17 @@ func NewSessionID(now time.Time) string { return newID("ses_", now) }
 
 // NewLastWordsID names how one instance ended.
 func NewLastWordsID(now time.Time) LastWordsID { return LastWordsID(newID("lw_", now)) }
+
+// NewOrderID names an order of a kind.
+func NewOrderID(kind OrderKind, now time.Time) string {
+	if kind == OrderDeny {
+		return newID("den_", now)
+	}
+	return newID("exc_", now)
+}
+
+// NewAuditID names one entry of the audit log.
+func NewAuditID(now time.Time) string { return newID("aud_", now) }
+
+// NewFlowID names one call to the outside.
+func NewFlowID(now time.Time) string { return newID("flo_", now) }

@@ -3,6 +3,7 @@ package relay
 import (
 	"slices"
 	"strings"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -14,10 +15,11 @@ import (
 //
 // A nil *Manifest is a relay without a manifest: it declares nothing.
 type Manifest struct {
-	Apps map[AppID]App
+	Apps   map[AppID]App
+	Egress GlobalEgress
 
 	// Unused names the sections of the file, sorted, that were checked but that
-	// this version does not act on ("apps.shop.egress"), so that the relay can
+	// this version does not act on ("apps.shop.debug"), so that the relay can
 	// say once that they are without effect.
 	Unused []string
 
@@ -76,6 +78,10 @@ type ManifestOptions struct {
 	// secrets and must not be served.
 	SkipSecrets bool
 
+	// Now is the time at which the manifest's own tests are judged: lines expire.
+	// Default time.Now.
+	Now func() time.Time
+
 	// Providers are the known providers besides "none"; nil: do not check.
 	Providers []ProviderFacts
 	// AppsDomain is the domain under which apps have their built-in names. When
@@ -94,23 +100,27 @@ type ManifestOptions struct {
 //	└── manifestReader
 //	    ├── checkVersion
 //	    └── readManifest
-//	        ├── checkSecrets, checkGlobalEgress        (not acted on)
-//	        └── readApp
-//	            ├── readIngress ─ readHosts, readBasicAuth
-//	            ├── readEndpoint ─ readProvider, readSecrets, readHMAC, readRetry
-//	            │   └── readFanOut ─ readURL, readFilter
-//	            ├── readQuota
-//	            └── checkEgress, checkDebug            (not acted on)
+//	        ├── checkSecrets                           (not acted on)
+//	        ├── readGlobalEgress ─ readHole, readEgressTest, readRollout
+//	        ├── readApp
+//	        │   ├── readIngress ─ readHosts, readBasicAuth
+//	        │   ├── readEndpoint ─ readProvider, readSecrets, readHMAC, readRetry
+//	        │   │   └── readFanOut ─ readURL, readFilter
+//	        │   ├── readQuota
+//	        │   ├── readEgress ─ readRule, readDeny, readLimits
+//	        │   └── checkDebug                         (not acted on)
+//	        └── runTests                               egress.tests, once all is read
 func ParseManifest(name string, data []byte, opts ManifestOptions) (*Manifest, error) {
 	if name == "" {
 		name = "manifest"
 	}
 	r := &manifestReader{
-		file:  name,
-		opts:  opts,
-		apps:  map[AppID]bool{},
-		named: map[string]bool{},
-		hosts: map[string]hostClaim{},
+		file:   name,
+		opts:   opts,
+		apps:   map[AppID]bool{},
+		named:  map[string]bool{},
+		quotas: map[string]bool{},
+		hosts:  map[string]hostClaim{},
 	}
 	m := r.read(data)
 	if len(r.errs) > 0 {
@@ -152,9 +162,8 @@ func (r *manifestReader) readManifest(p place) *Manifest {
 	if r.checkSecrets(f["secrets"]) {
 		r.unused = append(r.unused, "secrets")
 	}
-	if r.checkGlobalEgress(f["egress"]) {
-		r.unused = append(r.unused, "egress")
-	}
+	r.collectQuotas(f["egress"])
+	m.Egress = r.readGlobalEgress(f["egress"])
 	for _, e := range apps {
 		app := r.readApp(e)
 		m.Apps[app.ID] = app
@@ -163,6 +172,9 @@ func (r *manifestReader) readManifest(p place) *Manifest {
 		m.hosts[host] = claim.app
 	}
 	m.Unused = r.unused
+	if len(r.errs) == 0 {
+		r.runTests(m)
+	}
 	return m
 }
 

@@ -32,9 +32,7 @@ func (r *manifestReader) readApp(p place) App {
 		}
 		app.Endpoints[e.name] = r.readEndpoint(app.ID, e)
 	}
-	if r.checkEgress(f["egress"]) {
-		r.unused = append(r.unused, f["egress"].path)
-	}
+	app.Egress = r.readEgress(f["egress"])
 	if r.checkDebug(f["debug"]) {
 		r.unused = append(r.unused, f["debug"].path)
 	}

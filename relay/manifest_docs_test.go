@@ -35,12 +35,12 @@ func asManifest(example string) string {
 	indent := func(s, by string) string {
 		return by + strings.ReplaceAll(strings.TrimRight(s, "\n"), "\n", "\n"+by) + "\n"
 	}
-	const partner = "secrets: {partner: {env: PARTNER_KEY}}\n"
+	const partner = "secrets: {partner: {env: PARTNER_KEY}}\negress: {quotas: {partner: {rps: 1}}}\n"
 	switch {
 	case strings.HasPrefix(example, "version:"):
 		return example
 	case strings.HasPrefix(example, "secrets:"), strings.HasPrefix(example, "egress:\n  deny:"):
-		return "version: 1\napps: {shop: {}}\n" + example
+		return "version: 1\napps: {shop: {egress: {allow: [https://api.stripe.com]}}}\n" + example
 	default:
 		return "version: 1\napps:\n  shop:\n" + indent(example, "    ") + partner
 	}

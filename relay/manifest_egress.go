@@ -6,159 +6,262 @@ import (
 	"strings"
 	"time"
 
+	"github.com/posternhq/postern/protocol/policy"
 	"go.yaml.in/yaml/v3"
+	"golang.org/x/net/publicsuffix"
 )
 
-// The sections that this version does not act on. They are checked, so that a
-// file that is accepted today is not refused by the version that acts on them,
-// and their values are dropped. Each check reports whether the section is there.
+// maxRules is how many lines an allow or deny list may have.
+const maxRules = 100_000
 
-// checkEgress checks apps.<app>.egress.
-func (r *manifestReader) checkEgress(p place) bool {
-	f := r.fields(p, "mode", "allow", "deny", "limits")
-	r.choice(f["mode"], "enforce", "report", "open")
-	for _, item := range r.items(f["allow"], maxListed) {
-		if item.node.Kind == yaml.MappingNode {
-			r.checkAllowRule(item)
-			continue
-		}
-		r.checkTarget(item)
+// readEgress reads apps.<app>.egress.
+func (r *manifestReader) readEgress(p place) Egress {
+	f := r.fields(p, "mode", "sni", "allow", "deny", "limits")
+	e := Egress{
+		Declared: p.given(),
+		Mode:     policy.Mode(r.choice(f["mode"], "enforce", "report", "open")),
+		SNI:      policy.SNIMode(r.choice(f["sni"], "match", "allowlisted", "off")),
+		Limits:   r.readLimits(f["limits"]),
 	}
-	for _, item := range r.items(f["deny"], maxListed) {
-		r.checkTarget(item)
+	for _, item := range r.items(f["allow"], maxRules) {
+		e.Allow = append(e.Allow, r.readRule(item))
 	}
-	r.checkLimits(f["limits"])
-	return p.given()
+	for _, item := range r.items(f["deny"], maxRules) {
+		e.Deny = append(e.Deny, r.readDeny(item))
+	}
+	return e
 }
 
-// checkAllowRule checks {host: ..., intercept: true, rules: [...], secret: ...}.
-func (r *manifestReader) checkAllowRule(p place) {
-	f := r.fields(p, "host", "intercept", "rules", "secret")
+// readRule reads one item of an allow list: a target, or a mapping with host and
+// what else is to be said of it.
+func (r *manifestReader) readRule(p place) policy.Rule {
+	if p.node.Kind != yaml.MappingNode {
+		return r.readTarget(p, p)
+	}
+	before := len(r.errs)
+	f := r.fields(p, "host", "via", "on_relay_loss", "upgrade", "optimistic", "expires", "owner",
+		"limits", "quota", "rules", "intercept", "secret")
 	r.require(p, f, "host")
+	rule := policy.Rule{Where: p.path, Line: p.node.Line}
 	if f["host"].given() {
-		parsed(r, f["host"], expectedPattern, parsePattern)
+		rule = r.readTarget(p, f["host"])
 	}
-	r.boolean(f["intercept"])
-	for _, rule := range r.items(f["rules"], maxListed) {
-		g := r.fields(rule, "methods", "paths")
-		for _, m := range r.items(g["methods"], maxListed) {
-			parsed(r, m, expectedMethod, parseMethod)
-		}
-		for _, path := range r.items(g["paths"], maxListed) {
-			parsed(r, path, expectedPath, parsePath)
-		}
+	rule.Via = r.direct(f["via"], "relay")
+	rule.OnRelayLoss = r.direct(f["on_relay_loss"], "closed")
+	rule.Upgrade = r.boolean(f["upgrade"])
+	rule.Wait = f["optimistic"].given() && !r.boolean(f["optimistic"])
+	rule.Intercept = r.boolean(f["intercept"])
+	rule.Expires = r.date(f["expires"])
+	rule.Owner = r.readOwner(f["owner"])
+	rule.Limits = r.readLimits(f["limits"])
+	rule.Quota = r.readQuotaName(f["quota"])
+	for _, item := range r.items(f["rules"], maxListed) {
+		rule.HTTP = append(rule.HTTP, r.readHTTPRule(item))
 	}
-	if secret := f["secret"]; secret.given() {
-		name, ok := r.text(secret, "the name of a secret")
-		if ok && !r.named[name] {
-			r.fail(secret, "expected the name of a secret in the top-level secrets section, found %s", quote(name))
-		}
+	r.checkSecretName(f["secret"])
+	if len(r.errs) == before { // else what is missing may only be misspelt
+		r.checkTogether(p, f, rule)
+	}
+	return rule
+}
+
+// checkTogether refuses what has no meaning for the rule's scheme: it would be a
+// promise that is not kept.
+func (r *manifestReader) checkTogether(p place, f map[string]place, rule policy.Rule) {
+	switch {
+	case rule.Upgrade && rule.Scheme != policy.HTTP:
+		r.fail(f["upgrade"], "expected upgrade only with a host that begins with http://: the relay sees no other requests")
+	case len(rule.HTTP) > 0 && rule.Scheme == policy.TCP:
+		r.fail(f["rules"], "expected rules only with http://, or https:// and intercept: the relay does not look into tcp://")
+	case len(rule.HTTP) > 0 && rule.Scheme == policy.HTTPS && !rule.Intercept:
+		r.fail(f["rules"], "expected intercept: true beside rules of an https:// host: without it nobody sees methods and paths")
+	case rule.Intercept && rule.Scheme != policy.HTTPS:
+		r.fail(f["intercept"], "expected intercept only with https://: the relay sees http:// requests as they are")
+	case f["secret"].given() && !rule.Intercept:
+		r.fail(f["secret"], "expected intercept: true beside a secret: without it nobody can put it in")
+	}
+	if rule.Intercept {
+		r.unused = append(r.unused, p.path+".intercept")
 	}
 }
 
-func (r *manifestReader) checkLimits(p place) {
-	f := r.fields(p, "rps", "burst", "tunnels", "upload_bytes")
+// direct reads a word that is "direct" or the usual thing, which is "".
+func (r *manifestReader) direct(p place, usual string) string {
+	if r.choice(p, usual, "direct") == "direct" {
+		return "direct"
+	}
+	return ""
+}
+
+// readTarget reads what a rule allows, written at p, as a rule whose place is at.
+func (r *manifestReader) readTarget(at, p place) policy.Rule {
+	rule := policy.Rule{Where: at.path, Line: at.node.Line}
+	t, ok := r.target(p)
+	if !ok {
+		return rule
+	}
+	rule.Scheme, rule.Host, rule.Port = t.scheme, t.host, t.port
+	switch {
+	case rule.Scheme == "":
+		rule.Scheme = policy.HTTPS // clear text is allowed by those who write it
+	case rule.Scheme == policy.TCP && rule.Port == 0:
+		r.fail(p, "expected a target with a port such as tcp://db.example.com:5432, found %s", quote(p.node.Value))
+	}
+	if rule.Port == 0 {
+		rule.Port = 443
+		if rule.Scheme == policy.HTTP {
+			rule.Port = 80
+		}
+	}
+	if base, wild := strings.CutPrefix(t.host, "*."); wild {
+		if suffix, icann := publicsuffix.PublicSuffix(base); suffix == base && (icann || !strings.Contains(base, ".")) {
+			r.fail(p, "expected a pattern that is somebody's, found %s: everybody can register names under %s; for every host write mode: open",
+				quote(t.host), base)
+		}
+	}
+	return rule
+}
+
+// readDeny reads one item of a deny list: a range, or a target without a scheme for
+// all of them.
+func (r *manifestReader) readDeny(p place) policy.Deny {
+	deny := policy.Deny{Where: p.path, Line: p.node.Line}
+	if p.node.Kind == yaml.ScalarNode && strings.Contains(p.node.Value, "/") && !strings.Contains(p.node.Value, "://") {
+		deny.Range = r.deniedRange(p)
+		return deny
+	}
+	t, ok := r.target(p)
+	if !ok {
+		return deny
+	}
+	deny.Host, deny.Port = t.host, t.port
+	if deny.Port == 0 {
+		deny.Port = map[policy.Scheme]uint16{policy.HTTPS: 443, policy.HTTP: 80}[t.scheme]
+	}
+	if addr, err := netip.ParseAddr(t.host); err == nil && deny.Port == 0 {
+		// Wherever the name that leads there comes from.
+		deny.Host, deny.Range = "", netip.PrefixFrom(addr.Unmap(), addr.Unmap().BitLen())
+	}
+	return deny
+}
+
+func (r *manifestReader) deniedRange(p place) netip.Prefix {
+	prefix, ok := parsed(r, p, expectedRange, parseRange)
+	if ok && prefix.Bits() == 0 {
+		r.fail(p, "expected a range that leaves some addresses, found all of a family; to refuse every call leave the allow list empty")
+	}
+	return prefix
+}
+
+// readHTTPRule reads {methods: [GET], paths: [/v1/**]}.
+func (r *manifestReader) readHTTPRule(p place) policy.HTTPRule {
+	f := r.fields(p, "methods", "paths")
+	var rule policy.HTTPRule
+	for _, m := range r.items(f["methods"], maxListed) {
+		if method, ok := parsed(r, m, expectedMethod, parseMethod); ok {
+			rule.Methods = append(rule.Methods, method)
+		}
+	}
+	for _, item := range r.items(f["paths"], maxListed) {
+		if path, ok := parsed(r, item, expectedPath, parsePath); ok {
+			rule.Paths = append(rule.Paths, path)
+		}
+	}
+	return rule
+}
+
+func (r *manifestReader) readLimits(p place) policy.Limits {
+	f := r.fields(p, "rps", "burst", "connects", "tunnels", "upload_bytes", "upload_per_hour")
 	const most = 1_000_000
-	if rps := f["rps"]; rps.given() {
-		tag := rps.node.ShortTag()
-		n, ok := parseDecimal(rps.node.Value)
-		if rps.node.Kind != yaml.ScalarNode || tag != "!!int" && tag != "!!float" || !ok || n <= 0 || n > most {
-			r.expected(rps, "a number of requests a second from above 0 to 1000000")
-		}
+	return policy.Limits{
+		RPS:         r.perSecond(f["rps"], "a number of requests a second from above 0 to 1000000"),
+		Burst:       int(r.integerIn(f["burst"], 0, 1, most)),
+		Connects:    r.perSecond(f["connects"], "a number of new tunnels a second from above 0 to 1000000"),
+		Tunnels:     int(r.integerIn(f["tunnels"], 0, 1, most)),
+		UploadBytes: r.size(f["upload_bytes"], 0, 1<<40),
+		UploadHour:  r.size(f["upload_per_hour"], 0, 1<<44),
 	}
-	r.integerIn(f["burst"], 0, 1, most)
-	r.integerIn(f["tunnels"], 0, 1, most)
-	r.size(f["upload_bytes"], 0, 1<<40)
 }
 
-// checkDebug checks apps.<app>.debug.
-func (r *manifestReader) checkDebug(p place) bool {
-	f := r.fields(p, "allow", "approval", "max_duration")
-	for _, item := range r.items(f["allow"], maxListed) {
-		r.choice(item, "shell", "exec", "forward", "files", "logs", "profile")
+// perSecond reads a number above 0; absent is 0.
+func (r *manifestReader) perSecond(p place, what string) float64 {
+	if !p.given() {
+		return 0
 	}
-	r.choice(f["approval"], "none", "required")
-	r.duration(f["max_duration"], 0, time.Second, 24*time.Hour)
-	return p.given()
+	tag := p.node.ShortTag()
+	n, ok := parseDecimal(p.node.Value)
+	if p.node.Kind != yaml.ScalarNode || tag != "!!int" && tag != "!!float" || !ok || n <= 0 || n > 1_000_000 {
+		r.expected(p, what)
+		return 0
+	}
+	return n
 }
 
-// checkGlobalEgress checks the top-level egress section.
-func (r *manifestReader) checkGlobalEgress(p place) bool {
-	f := r.fields(p, "deny", "allow_ranges", "tests", "rollout")
+const expectedDate = "a date such as 2027-01-31, or a time such as 2027-01-31T18:00:00Z"
 
-	deny := r.fields(f["deny"], "hosts", "ranges")
-	for _, item := range r.items(deny["hosts"], maxListed) {
-		parsed(r, item, expectedPattern, parsePattern)
+// date reads a date, whose end is meant, or a time; absent is zero.
+func (r *manifestReader) date(p place) time.Time {
+	if !p.given() {
+		return time.Time{}
 	}
-	r.readRanges(deny["ranges"])
-
-	for _, item := range r.items(f["allow_ranges"], maxListed) {
-		hole := r.fields(item, "range", "ports", "reason")
-		r.require(item, hole, "range")
-		if hole["range"].given() {
-			parsed(r, hole["range"], expectedRange, parseRange)
+	if p.node.Kind == yaml.ScalarNode {
+		if t, err := time.Parse(time.DateOnly, p.node.Value); err == nil {
+			return t.AddDate(0, 0, 1)
 		}
-		for _, port := range r.items(hole["ports"], maxListed) {
-			r.integerIn(port, 0, 1, 65535)
-		}
-		if hole["reason"].given() {
-			r.text(hole["reason"], "a reason in words")
+		if t, err := time.Parse(time.RFC3339, p.node.Value); err == nil {
+			return t.UTC()
 		}
 	}
-	for _, item := range r.items(f["tests"], maxListed) {
-		r.checkEgressTest(item)
-	}
-	r.checkRollout(f["rollout"])
-	return p.given()
+	r.expected(p, expectedDate)
+	return time.Time{}
 }
 
-func (r *manifestReader) checkEgressTest(p place) {
-	f := r.fields(p, "app", "target", "expect")
-	r.require(p, f, "app", "target", "expect")
-	if app := f["app"]; app.given() {
-		if name, ok := r.text(app, "the name of an app"); ok && !r.apps[AppID(name)] {
-			r.fail(app, "expected the name of an app in the apps section, found %s", quote(name))
+func (r *manifestReader) readOwner(p place) string {
+	if !p.given() {
+		return ""
+	}
+	const what = "who is asked about it, in 1 to 64 characters"
+	owner, _ := parsed(r, p, what, func(s string) (string, string) {
+		if s == "" || len(s) > maxTeam || strings.TrimSpace(s) != s || hasControl(s) {
+			return "", what
 		}
-	}
-	if f["target"].given() {
-		r.checkTarget(f["target"])
-	}
-	r.choice(f["expect"], "allow", "deny")
+		return s, ""
+	})
+	return owner
 }
 
-func (r *manifestReader) checkRollout(p place) {
-	f := r.fields(p, "canary", "for", "rollback_if_deny_rate")
-	if f["canary"].given() {
-		parsed(r, f["canary"], expectedPercent, func(s string) (float64, string) {
-			digits, ok := strings.CutSuffix(s, "%")
-			n, valid := parseDecimal(digits)
-			if !ok || !valid || n <= 0 || n > 100 {
-				return 0, expectedPercent
-			}
-			return n, ""
-		})
+func (r *manifestReader) readQuotaName(p place) string {
+	if !p.given() {
+		return ""
 	}
-	r.duration(f["for"], 0, time.Second, 7*24*time.Hour)
-	if f["rollback_if_deny_rate"].given() {
-		parsed(r, f["rollback_if_deny_rate"], expectedFactor, func(s string) (float64, string) {
-			digits, ok := strings.CutSuffix(s, "x")
-			n, valid := parseDecimal(digits)
-			if !ok || !valid || n <= 0 {
-				return 0, expectedFactor
-			}
-			return n, ""
-		})
+	name, ok := r.text(p, "the name of a quota")
+	if ok && !r.quotas[name] {
+		r.fail(p, "expected the name of a quota in the egress section's quotas, found %s", quote(name))
 	}
+	return name
+}
+
+func (r *manifestReader) checkSecretName(p place) {
+	if !p.given() {
+		return
+	}
+	name, ok := r.text(p, "the name of a secret")
+	if ok && !r.named[name] {
+		r.fail(p, "expected the name of a secret in the top-level secrets section, found %s", quote(name))
+	}
+}
+
+// target is what a line allows or denies, taken apart.
+type target struct {
+	scheme policy.Scheme // "": none is written
+	host   string        // canonical
+	port   uint16        // 0: none is written
 }
 
 const (
-	expectedPercent = "a percentage such as 10%, at most 100%"
-	expectedFactor  = "a factor such as 2x"
 	expectedMethod  = "an HTTP method in capitals such as GET"
 	expectedPattern = "a host name such as api.example.com, *.example.com or an address"
 	expectedTarget  = "a target such as https://api.example.com, tcp://db.example.com:5432 or *.example.com"
-	expectedFormat  = "a text in which {secret} stands for the value"
-	expectedHeader  = "the name of a header such as Authorization"
 )
 
 func parseMethod(s string) (string, string) {
@@ -168,59 +271,66 @@ func parseMethod(s string) (string, string) {
 	return s, ""
 }
 
-// parsePattern reads a host name, one that begins with the whole label "*", or
-// an address.
-func parsePattern(s string) (string, string) {
-	if addr, err := netip.ParseAddr(s); err == nil && addr.Zone() == "" {
-		return s, ""
-	}
-	if _, expected := parseHost(strings.TrimPrefix(s, "*.")); expected != "" {
-		return "", expectedPattern
-	}
-	return s, ""
-}
-
-// checkTarget reads what a rule allows or denies: scheme://host[:port], or a
-// host with or without a port.
-func (r *manifestReader) checkTarget(p place) {
+// target reads scheme://host[:port], or a host with or without a port.
+func (r *manifestReader) target(p place) (target, bool) {
 	if p.node.Kind == yaml.ScalarNode && strings.Contains(p.node.Value, "@") {
 		// Not shown: what stands before the @ is a password.
 		r.fail(p, "expected a target without a user and password")
-		return
+		return target{}, false
 	}
-	parsed(r, p, expectedTarget, parseTarget)
+	return parsed(r, p, expectedTarget, parseTarget)
 }
 
-func parseTarget(s string) (string, string) {
+func parseTarget(s string) (t target, expected string) {
 	scheme, rest, hasScheme := strings.Cut(s, "://")
 	if !hasScheme {
 		scheme, rest = "", s
-	} else if scheme != "https" && scheme != "http" && scheme != "tcp" {
-		return "", "a target that begins with https://, http:// or tcp://"
+	}
+	t.scheme = policy.Scheme(scheme)
+	if hasScheme && t.scheme != policy.HTTPS && t.scheme != policy.HTTP && t.scheme != policy.TCP {
+		return t, "a target that begins with https://, http:// or tcp://"
 	}
 	if hasScheme && strings.Contains(rest, "/") {
-		return "", "a target without a path; paths belong to the rules of an intercepted host"
+		return t, "a target without a path; paths belong to the rules beside a host"
 	}
 	host, port := splitPort(rest)
-	if scheme == "tcp" && port == "" {
-		return "", "a target with a port such as tcp://db.example.com:5432"
+	if t.scheme == policy.TCP && port == "" {
+		return t, "a target with a port such as tcp://db.example.com:5432"
 	}
 	if port != "" {
-		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-			return "", "a target with a port from 1 to 65535"
+		n, err := strconv.ParseUint(port, 10, 16)
+		if err != nil || n == 0 || port[0] == '0' {
+			return t, "a target with a port from 1 to 65535"
 		}
+		t.port = uint16(n)
 	}
-	if _, expected := parsePattern(host); expected != "" {
-		return "", expectedTarget
+	t.host, expected = parsePattern(host)
+	if expected != "" && host != "" && expected == expectedPattern {
+		expected = expectedTarget
 	}
-	return s, ""
+	return t, expected
+}
+
+// parsePattern reads a host name, a pattern of whole labels, or an address. It must be
+// written as it will be compared, so that nobody has to guess what it fits.
+func parsePattern(s string) (string, string) {
+	canonical, err := policy.ParsePattern(s)
+	switch {
+	case s == "*":
+		return "", "a pattern that leaves some hosts; for every host write mode: open"
+	case err != nil:
+		return "", expectedPattern
+	case canonical != s:
+		return "", "the canonical form " + quote(canonical)
+	}
+	return canonical, ""
 }
 
 // splitPort takes host, host:port, [v6], [v6]:port or a bare v6 address apart.
 func splitPort(s string) (host, port string) {
 	if rest, ok := strings.CutPrefix(s, "["); ok {
 		host, after, closed := strings.Cut(rest, "]")
-		if !closed || after != "" && !strings.HasPrefix(after, ":") {
+		if !closed || after != "" && !strings.HasPrefix(after, ":") || !strings.Contains(host, ":") {
 			return "", ""
 		}
 		return host, strings.TrimPrefix(after, ":")
@@ -230,48 +340,4 @@ func splitPort(s string) (host, port string) {
 	}
 	host, port, _ = strings.Cut(s, ":")
 	return host, port
-}
-
-// checkSecrets checks the top-level secrets section and notes its names. The
-// values are not resolved: nothing uses them yet, and a variable that nothing
-// uses need not be set.
-func (r *manifestReader) checkSecrets(p place) bool {
-	p.secret = true
-	for _, e := range r.entries(p) {
-		if _, expected := parseName(e.name); expected != "" {
-			r.failAt(e.key, p.path, "expected %s", expected)
-			continue
-		}
-		r.named[e.name] = true
-		if !r.isSecretMapping(e) {
-			continue
-		}
-		f := r.fields(e, append([]string{"header", "format"}, secretKinds...)...)
-		r.readSource(e, f)
-		if f["header"].given() {
-			parsed(r, f["header"], expectedHeader, parseHeaderName)
-		}
-		if f["format"].given() {
-			parsed(r, f["format"], expectedFormat, func(s string) (string, string) {
-				if !strings.Contains(s, "{secret}") || hasControl(s) {
-					return "", expectedFormat
-				}
-				return s, ""
-			})
-		}
-	}
-	return p.given()
-}
-
-// parseHeaderName reads a token (RFC 9110, section 5.6.2).
-func parseHeaderName(s string) (string, string) {
-	for _, c := range s {
-		if c <= ' ' || c >= 0x7f || strings.ContainsRune("\"(),/:;<=>?@[\\]{}", c) {
-			return "", expectedHeader
-		}
-	}
-	if s == "" || len(s) > 256 {
-		return "", expectedHeader
-	}
-	return s, ""
 }

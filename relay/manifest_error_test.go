@@ -45,7 +45,7 @@ func TestAFileThatIsNoManifest(t *testing.T) {
 		{"bytes that are not UTF-8", "version: 1\n# \xff\n", "m.yaml:2:3: expected UTF-8 text, found the byte 0xff"},
 		{"two documents", "version: 1\napps: {}\n---\nversion: 1\n", "m.yaml:3:1: expected one YAML document, found a second one"},
 		{"a broken second document", "version: 1\napps: {}\n---\na: [\n", "m.yaml:4:1: expected a value"},
-		{"a file over the limit", "version: 1 " + strings.Repeat(" ", MaxManifestSize), "m.yaml:1:1: expected a file of at most 1 MiB, found 1048587 bytes"},
+		{"a file over the limit", "version: 1 " + strings.Repeat(" ", MaxManifestSize), "m.yaml:1:1: expected a file of at most 8 MiB, found 8388619 bytes"},
 		{"an unknown anchor", "version: 1\napps: # *x\n  a: *x\n", "m.yaml:3:6: expected an anchor that was defined above; quote a text that begins with *"},
 		{"an anchor in itself", "version: 1\napps: &x {a: *x}\n", "m.yaml:2:14: expected an alias of something else, found one of what it is part of"},
 		{"a merge of a text", "version: 1\napps: {<<: x}\n", "m.yaml:2:12: expected << to name a mapping, found a text"},
@@ -191,13 +191,13 @@ func TestWhatIsWrongInAnEndpoint(t *testing.T) {
 	}
 }
 
-func TestWhatIsWrongInTheSectionsNotActedOn(t *testing.T) {
+func TestWhatIsWrongInEgress(t *testing.T) {
 	t.Parallel()
 	const head = "version: 1\napps: {a: {egress: "
 	tests := []struct{ name, data, want string }{
-		{"a mistyped key", head + "{alow: []}}}", `m.yaml:2:21: apps.a.egress: unknown key "alow"; expected one of mode, allow, deny, limits; did you mean "allow"?`},
+		{"a mistyped key", head + "{alow: []}}}", `m.yaml:2:21: apps.a.egress: unknown key "alow"; expected one of mode, sni, allow, deny, limits; did you mean "allow"?`},
 		{"an unknown mode", head + "{mode: off}}}", `m.yaml:2:27: apps.a.egress.mode: expected one of enforce, report, open, found "off"`},
-		{"a target with a path", head + "{allow: [https://a.example/x]}}}", `m.yaml:2:29: apps.a.egress.allow[0]: expected a target without a path; paths belong to the rules of an intercepted host, found "https://a.example/x"`},
+		{"a target with a path", head + "{allow: [https://a.example/x]}}}", `m.yaml:2:29: apps.a.egress.allow[0]: expected a target without a path; paths belong to the rules beside a host, found "https://a.example/x"`},
 		{"a tcp target without a port", head + "{allow: [tcp://a.example]}}}", `m.yaml:2:29: apps.a.egress.allow[0]: expected a target with a port such as tcp://db.example.com:5432, found "tcp://a.example"`},
 		{"a target with a port too large", head + "{allow: [https://a.example:65536]}}}", `m.yaml:2:29: apps.a.egress.allow[0]: expected a target with a port from 1 to 65535, found "https://a.example:65536"`},
 		{"a target of another scheme", head + "{allow: [ftp://a.example]}}}", `m.yaml:2:29: apps.a.egress.allow[0]: expected a target that begins with https://, http:// or tcp://, found "ftp://a.example"`},
@@ -211,14 +211,30 @@ func TestWhatIsWrongInTheSectionsNotActedOn(t *testing.T) {
 		{"a denied range that is none", "version: 1\napps: {}\negress: {deny: {ranges: [x]}}", `m.yaml:3:26: egress.deny.ranges[0]: expected an address range such as 203.0.113.0/24, or one address, found "x"`},
 		{"a hole without a range", "version: 1\napps: {}\negress: {allow_ranges: [{ports: [1]}]}", `m.yaml:3:25: egress.allow_ranges[0]: expected the key "range", which is missing`},
 		{"a hole with a port too large", "version: 1\napps: {}\negress: {allow_ranges: [{range: 10.0.0.1, ports: [65536]}]}", `m.yaml:3:51: egress.allow_ranges[0].ports[0]: expected a whole number from 1 to 65535, found 65536`},
-		{"a test of an unknown app", "version: 1\napps: {}\negress: {tests: [{app: b, target: x.example, expect: allow}]}", `m.yaml:3:24: egress.tests[0].app: expected the name of an app in the apps section, found "b"`},
+		{"a test of an unknown app", "version: 1\napps: {}\negress: {tests: [{app: b, target: https://x.example, expect: allow}]}", `m.yaml:3:24: egress.tests[0].app: expected the name of an app in the apps section, found "b"`},
+		{"a hole without ports", "version: 1\napps: {}\negress: {allow_ranges: [{range: 10.0.0.1}]}", `m.yaml:3:25: egress.allow_ranges[0]: expected the key "ports", which is missing`},
+		{"a hole with no port", "version: 1\napps: {}\negress: {allow_ranges: [{range: 10.0.0.1, ports: []}]}", `m.yaml:3:50: egress.allow_ranges[0].ports: expected at least one port`},
+		{"everything is allowed", head + "{allow: ['*']}}}", `m.yaml:2:29: apps.a.egress.allow[0]: expected a pattern that leaves some hosts; for every host write mode: open, found "*"`},
+		{"a pattern that anybody can register under", head + "{allow: ['*.com']}}}", `m.yaml:2:29: apps.a.egress.allow[0]: expected a pattern that is somebody's, found "*.com": everybody can register names under com; for every host write mode: open`},
+		{"a pattern under a public suffix of two labels", head + "{allow: ['https://*.co.uk']}}}", `m.yaml:2:29: apps.a.egress.allow[0]: expected a pattern that is somebody's, found "*.co.uk": everybody can register names under co.uk; for every host write mode: open`},
+		{"a host in capitals with a dot", head + "{allow: ['Example.COM.']}}}", `m.yaml:2:29: apps.a.egress.allow[0]: expected the canonical form "example.com", found "Example.COM."`},
+		{"a range of everything", "version: 1\napps: {}\negress: {deny: {ranges: [0.0.0.0/0]}}", `m.yaml:3:26: egress.deny.ranges[0]: expected a range that leaves some addresses, found all of a family; to refuse every call leave the allow list empty`},
+		{"upgrade of what is not seen", head + "{allow: [{host: https://a.example, upgrade: true}]}}}", `m.yaml:2:64: apps.a.egress.allow[0].upgrade: expected upgrade only with a host that begins with http://: the relay sees no other requests`},
+		{"rules of what is not seen", head + "{allow: [{host: a.example, rules: [{methods: [GET]}]}]}}}", `m.yaml:2:54: apps.a.egress.allow[0].rules: expected intercept: true beside rules of an https:// host: without it nobody sees methods and paths`},
+		{"a secret that nobody can put in", head + "{allow: [{host: a.example, secret: s}]}}}\nsecrets: {s: {env: A}}", `m.yaml:2:55: apps.a.egress.allow[0].secret: expected intercept: true beside a secret: without it nobody can put it in`},
+		{"an unknown quota", head + "{allow: [{host: a.example, quota: q}]}}}", `m.yaml:2:54: apps.a.egress.allow[0].quota: expected the name of a quota in the egress section's quotas, found "q"`},
+		{"an end that is no date", head + "{allow: [{host: a.example, expires: soon}]}}}", `m.yaml:2:56: apps.a.egress.allow[0].expires: expected a date such as 2027-01-31, or a time such as 2027-01-31T18:00:00Z, found "soon"`},
+		{"a test that fails", "version: 1\napps: {a: {egress: {allow: [https://a.example]}}}\negress: {tests: [{app: a, target: https://b.example, expect: allow}]}", `m.yaml:3:18: egress.tests[0]: expected allow for "https://b.example", found deny by default: `},
+		{"a test of an app that may do nothing", "version: 1\napps: {a: {}}\negress: {tests: [{app: a, target: https://b.example, expect: allow}]}", `m.yaml:3:18: egress.tests[0]: expected allow for "https://b.example", found deny by default: `},
 		{"a rollout to more than all", "version: 1\napps: {}\negress: {rollout: {canary: 101%}}", `m.yaml:3:28: egress.rollout.canary: expected a percentage such as 10%, at most 100%, found "101%"`},
 		{"a rollback without a factor", "version: 1\napps: {}\negress: {rollout: {rollback_if_deny_rate: 2}}", `m.yaml:3:43: egress.rollout.rollback_if_deny_rate: expected a factor such as 2x, found a number; put it in quotes`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			if got := parseErrors(t, tt.data, testOptions()); got != tt.want {
+			got := parseErrors(t, tt.data, testOptions())
+			// The sentence of a decision is package policy's own.
+			if got != tt.want && !(strings.HasSuffix(tt.want, ": ") && strings.HasPrefix(got, tt.want)) {
 				t.Errorf("got\n%s\nwant\n%s", got, tt.want)
 			}
 		})
@@ -230,10 +246,10 @@ func TestTargetsInAllTheirForms(t *testing.T) {
 	accepted := []string{
 		"https://api.example.com", "http://api.example.com:8080", "tcp://db.example.com:5432", "*.example.com",
 		"https://*.example.com", "api.example.com:443", "203.0.113.9", "tcp://203.0.113.9:22", "2001:db8::1",
-		"https://[2001:db8::1]", "tcp://[2001:db8::1]:5432",
+		"https://[2001:db8::1]", "tcp://[2001:db8::1]:5432", "api.*.example.com",
 	}
 	refused := []string{
-		"", "*", "https://", "api.*.example.com", "https://[2001:db8::1", "tcp://[2001:db8::1]", "tcp://[2001:db8::1]x:1",
+		"", "*", "https://", "api.x*.example.com", "https://[2001:db8::1", "tcp://[2001:db8::1]", "tcp://[2001:db8::1]x:1",
 		"api.example.com:0", "api.example.com:http", "https://a.example/", "HTTPS://a.example", "a b.example", "fe80::1%eth0",
 	}
 	check := func(target string) error {

@@ -21,6 +21,7 @@ type manifestReader struct {
 
 	apps   map[AppID]bool       // declared
 	named  map[string]bool      // names in the top-level "secrets"
+	quotas map[string]bool      // names in egress.quotas
 	hosts  map[string]hostClaim // who took which host
 	unused []string
 }

@@ -12,13 +12,14 @@ import (
 )
 
 // MaxManifestSize is the largest manifest in bytes: a thousand apps with ten
-// endpoints each fit, and a parser fed by mistake with a database does not.
-const MaxManifestSize = 1 << 20
+// endpoints each fit, or an allow list of a hundred thousand lines, and a parser fed
+// by mistake with a database does not.
+const MaxManifestSize = 8 << 20
 
 // parseYAML gives the root node of the one document in data.
 func (r *manifestReader) parseYAML(data []byte) (*yaml.Node, bool) {
 	if len(data) > MaxManifestSize {
-		r.failPos(1, 1, "expected a file of at most 1 MiB, found %d bytes", len(data))
+		r.failPos(1, 1, "expected a file of at most 8 MiB, found %d bytes", len(data))
 		return nil, false
 	}
 	if !r.checkText(data) {

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"github.com/posternhq/postern/protocol/policy"
 	"net/netip"
 	"os"
 	"reflect"
@@ -80,11 +81,23 @@ func TestTheFullManifestIsRead(t *testing.T) {
 			MaxBody:     DefaultMaxBody,
 			Retention:   DefaultRetention,
 		}},
+		Egress: Egress{
+			Declared: true, Mode: policy.Enforce, SNI: policy.SNIMatch,
+			Allow: []policy.Rule{
+				{Where: "apps.shop.egress.allow[0]", Line: 24, Scheme: policy.HTTPS, Host: "api.stripe.com", Port: 443},
+				{Where: "apps.shop.egress.allow[1]", Line: 25, Scheme: policy.HTTPS, Host: "*.github.com", Port: 443},
+				{Where: "apps.shop.egress.allow[2]", Line: 26, Scheme: policy.TCP, Host: "db.partner.example", Port: 5432},
+				{Where: "apps.shop.egress.allow[3]", Line: 27, Scheme: policy.HTTPS, Host: "api.partner.example", Port: 443,
+					Intercept: true, HTTP: []policy.HTTPRule{{Methods: []string{"GET"}, Paths: []string{"/v1/**"}}}},
+			},
+			Deny:   []policy.Deny{{Where: "apps.shop.egress.deny[0]", Line: 28, Host: "*.evil.example"}},
+			Limits: policy.Limits{RPS: 50, Burst: 100, Tunnels: 200, UploadBytes: 10 << 20},
+		},
 	}
 	if got := m.Apps["shop"]; !reflect.DeepEqual(got, want) {
 		t.Errorf("shop is\n%+v, want\n%+v", got, want)
 	}
-	unused := []string{"apps.shop.debug", "apps.shop.egress", "egress", "secrets"}
+	unused := []string{"apps.shop.debug", "apps.shop.egress.allow[3].intercept", "secrets"}
 	if !reflect.DeepEqual(m.Unused, unused) {
 		t.Errorf("Unused = %q, want %q", m.Unused, unused)
 	}

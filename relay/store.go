@@ -15,6 +15,7 @@ type Store interface {
 	TokenStore
 	EventStore
 	LastWordsStore
+	EgressStore
 	Close() error
 }
 
