@@ -39,7 +39,11 @@
 // costs on how many wait: every query walks an index, or a partial index which
 // holds only what is unfinished, and what would have to be counted is kept as a
 // count by the transaction that changes it. TestNoQueryWalksATable has them all.
-// The exceptions are searches by what has no index: a type, a text, an outcome.
+// The exceptions are searches by what has no index: a type, a text, an outcome; and
+// lists of all apps' flows, which are sorted.
+//
+// Sums of flows come each second and in thousands. Their rows lie by hour, so that a
+// second's are on a few pages next to each other, whatever lies behind them.
 //
 //	Open
 //	├── createFile        mode 0600, before SQLite could make it with another

@@ -105,39 +105,66 @@ func TestADatabaseOfTheFirstSchemaIsMigrated(t *testing.T) {
 	wantNoOrphans(t, s)
 }
 
-// A data folder of the release before keeps everything and gets what is new.
-func TestADatabaseOfTheSecondSchemaIsMigrated(t *testing.T) {
+// A data folder of a release before keeps everything and gets what is new.
+func TestADatabaseOfAnEarlierSchemaIsMigrated(t *testing.T) {
 	t.Parallel()
-	path := filepath.Join(t.TempDir(), "postern.db")
-	madeBy1(t, path)
-	c, err := connect(t.Context(), path, url.Values{"_foreign_keys": {"0"}})
+	for version, files := range map[int][]string{
+		2: {"0002_lanes"},
+		3: {"0002_lanes", "0003_lastwords"},
+	} {
+		t.Run(fmt.Sprint(version), func(t *testing.T) {
+			t.Parallel()
+			path := filepath.Join(t.TempDir(), "postern.db")
+			madeBy1(t, path)
+			c, err := connect(t.Context(), path, url.Values{"_foreign_keys": {"0"}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, name := range files {
+				text, err := migrations.ReadFile("migrations/" + name + ".sql")
+				if err == nil {
+					err = c.script(t.Context(), string(text))
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			err = c.script(t.Context(), fmt.Sprint("PRAGMA user_version=", version))
+			if err := errors.Join(err, c.close()); err != nil {
+				t.Fatal(err)
+			}
+			for again := range 2 { // and once more, with nothing to migrate
+				useMigrated(t, path, again)
+			}
+		})
+	}
+}
+
+// useMigrated opens the file, checks what the first schema had in it, and uses
+// what later ones added.
+func useMigrated(t *testing.T, path string, again int) {
+	t.Helper()
+	s, err := Open(t.Context(), Config{Path: path})
 	if err != nil {
 		t.Fatal(err)
 	}
-	second, err := migrations.ReadFile("migrations/0002_lanes.sql")
-	if err == nil {
-		err = c.script(t.Context(), string(second)+"; PRAGMA user_version=2")
-	}
-	if err := errors.Join(err, c.close()); err != nil {
+	defer s.Close()
+	checkMigratedEvents(t, s)
+	w := relay.LastWords{ID: "lw_1", App: "shop", Instance: "web.1", BootID: "b", EndedAt: benchTime(), Reason: "killed"}
+	if err := s.SaveLastWords(t.Context(), w); err != nil {
 		t.Fatal(err)
 	}
-	for range 2 { // and once more, with nothing to migrate
-		s, err := Open(t.Context(), Config{Path: path})
-		if err != nil {
-			t.Fatal(err)
-		}
-		checkMigratedEvents(t, s)
-		w := relay.LastWords{ID: "lw_1", App: "shop", Instance: "web.1", BootID: "b", EndedAt: benchTime(), Reason: "killed"}
-		if err := s.SaveLastWords(t.Context(), w); err != nil {
-			t.Fatal(err)
-		}
-		all, err := s.LastWords(t.Context(), relay.LastWordsFilter{App: "shop"})
-		if err != nil || len(all) != 1 || !reflect.DeepEqual(all[0], w) {
-			t.Errorf("last words %+v, %v", all, err)
-		}
-		if err := s.Close(); err != nil {
-			t.Fatal(err)
-		}
+	all, err := s.LastWords(t.Context(), relay.LastWordsFilter{App: "shop"})
+	if err != nil || len(all) != 1 || !reflect.DeepEqual(all[0], w) {
+		t.Errorf("last words %+v, %v", all, err)
+	}
+	n, err := s.AddManifest(t.Context(), relay.ManifestVersion{Source: []byte("version: 1"), AppliedAt: benchTime()})
+	if err != nil || n != int64(again+1) {
+		t.Errorf("manifest %d, %v", n, err)
+	}
+	fresh, err := s.AddFlows(t.Context(), []relay.FlowSum{{App: "shop", Hour: benchTime(), Target: "a:1", Verdict: "allow"}})
+	if err != nil || len(fresh) != 1-again {
+		t.Errorf("new targets %+v, %v", fresh, err)
 	}
 }
 

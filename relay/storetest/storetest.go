@@ -42,6 +42,10 @@ func Run(t *testing.T, open func(t *testing.T) relay.Store) {
 		"retention":  retentionTests(),
 		"replays":    replayTests(),
 		"last words": lastWordsTests(),
+		"manifests":  manifestTests(),
+		"orders":     egressOrderTests(),
+		"flows":      flowTests(),
+		"audit":      auditTests(),
 		"failures":   failureTests(),
 	}
 	for name, tests := range groups {
@@ -332,5 +336,19 @@ func everyMethod(f *fixture) map[string]func() error {
 		"CancelReplay":    func() error { return second(s.CancelReplay(ctx, "rpl_a")) },
 		"SaveLastWords":   func() error { return s.SaveLastWords(ctx, lastWords(app, "web.1", "boot-a", start())) },
 		"LastWords":       func() error { return second(s.LastWords(ctx, relay.LastWordsFilter{})) },
+
+		"AddManifest":     func() error { return second(s.AddManifest(ctx, newManifest("a"))) },
+		"UpdateManifests": func() error { return s.UpdateManifests(ctx, relay.ManifestVersion{Number: 1}) },
+		"Manifest":        func() error { return second(s.Manifest(ctx, 1)) },
+		"Manifests":       func() error { return second(s.Manifests(ctx, 1)) },
+		"CreateOrder":     func() error { return s.CreateOrder(ctx, newOrder("den_a")) },
+		"EndOrder":        func() error { return second(s.EndOrder(ctx, "den_a", start())) },
+		"Orders":          func() error { return second(s.Orders(ctx, start(), false)) },
+		"AddFlows":        func() error { return second(s.AddFlows(ctx, []relay.FlowSum{newFlow("a:1", "allow")})) },
+		"Flows":           func() error { return second(s.Flows(ctx, relay.FlowFilter{})) },
+		"EgressTargets":   func() error { return second(s.EgressTargets(ctx, app)) },
+		"ExpireFlows":     func() error { return second(s.ExpireFlows(ctx, start(), 1)) },
+		"AddAudit":        func() error { return s.AddAudit(ctx, relay.AuditEntry{ID: "aud_a", At: start()}) },
+		"Audit":           func() error { return second(s.Audit(ctx, app, 1)) },
 	}
 }
