@@ -179,5 +179,7 @@ type ErrorAnswer struct {
 		Reason    string `json:"reason,omitempty"`
 		Message   string `json:"message"`
 		RequestID string `json:"request_id,omitempty"`
+		// Errors are what is wrong with the text of a manifest, by position.
+		Errors []ManifestProblem `json:"errors,omitempty"`
 	} `json:"error"`
 }

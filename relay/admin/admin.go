@@ -50,6 +50,9 @@ type Config struct {
 	Inbox Inbox
 	// Agents may be nil: then none is connected.
 	Agents Agents
+	// Policies and Calls may be nil: then their routes answer 404.
+	Policies Policies
+	Calls    Calls
 	// Known reports whether there is, or was, such an app. Default: every one is.
 	Known func(context.Context, relay.AppID) (bool, error)
 	// Endpoint finds an endpoint in the manifest as it is now.

@@ -2,6 +2,7 @@ package admin
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -54,21 +55,40 @@ var calls = []struct {
 	path  string // that works for shop; %s is a record
 	body  string
 	ids   [3]string // shop's, other's, nobody's
+	token string    // whose call works; default shop
 }{
-	{"GET /events", "/events", "", [3]string{}},
-	{"GET /events/stream", "/events/stream", "", [3]string{}},
-	{"GET /events/{id}", "/events/%s", "", [3]string{"evt_shop_0001", "evt_other_0004", "evt_none"}},
-	{"GET /events/{id}/export", "/events/%s/export?as=curl", "", [3]string{"evt_shop_0001", "evt_other_0004", "evt_none"}},
-	{"POST /replays", "/replays", `{"states":["dead"]}`, [3]string{}},
-	{"GET /replays", "/replays", "", [3]string{}},
-	{"GET /replays/{id}", "/replays/%s", "", [3]string{"rpl_1", "rpl_4", "rpl_none"}},
-	{"POST /replays/{id}/start", "/replays/%s/start", "", [3]string{"rpl_1", "rpl_4", "rpl_none"}},
-	{"POST /replays/{id}/cancel", "/replays/%s/cancel", "", [3]string{"rpl_1", "rpl_4", "rpl_none"}},
-	{"POST /deliveries/{id}/requeue", "/deliveries/%s/requeue", "", [3]string{"dlv_1", "dlv_4", "dlv_none"}},
-	{"POST /deliveries/{id}/cancel", "/deliveries/%s/cancel", "", [3]string{"dlv_2", "dlv_4", "dlv_none"}},
-	{"GET /instances", "/instances", "", [3]string{}},
-	{"GET /logs", "/logs", "", [3]string{}},
-	{"GET /lastwords", "/lastwords", "", [3]string{}},
+	{"GET /events", "/events", "", [3]string{}, ""},
+	{"GET /events/stream", "/events/stream", "", [3]string{}, ""},
+	{"GET /events/{id}", "/events/%s", "", [3]string{"evt_shop_0001", "evt_other_0004", "evt_none"}, ""},
+	{"GET /events/{id}/export", "/events/%s/export?as=curl", "", [3]string{"evt_shop_0001", "evt_other_0004", "evt_none"}, ""},
+	{"POST /replays", "/replays", `{"states":["dead"]}`, [3]string{}, ""},
+	{"GET /replays", "/replays", "", [3]string{}, ""},
+	{"GET /replays/{id}", "/replays/%s", "", [3]string{"rpl_1", "rpl_4", "rpl_none"}, ""},
+	{"POST /replays/{id}/start", "/replays/%s/start", "", [3]string{"rpl_1", "rpl_4", "rpl_none"}, ""},
+	{"POST /replays/{id}/cancel", "/replays/%s/cancel", "", [3]string{"rpl_1", "rpl_4", "rpl_none"}, ""},
+	{"POST /deliveries/{id}/requeue", "/deliveries/%s/requeue", "", [3]string{"dlv_1", "dlv_4", "dlv_none"}, ""},
+	{"POST /deliveries/{id}/cancel", "/deliveries/%s/cancel", "", [3]string{"dlv_2", "dlv_4", "dlv_none"}, ""},
+	{"GET /instances", "/instances", "", [3]string{}, ""},
+	{"GET /logs", "/logs", "", [3]string{}, ""},
+	{"GET /lastwords", "/lastwords", "", [3]string{}, ""},
+	{"GET /egress/explain", "/egress/explain?url=https://a.example", "", [3]string{}, ""},
+	{"GET /egress/flows", "/egress/flows", "", [3]string{}, ""},
+	{"GET /egress/flows/stream", "/egress/flows/stream", "", [3]string{}, ""},
+	{"GET /egress/targets", "/egress/targets", "", [3]string{}, ""},
+	{"GET /egress/usage", "/egress/usage", "", [3]string{}, ""},
+	{"GET /egress/learn", "/egress/learn", "", [3]string{}, ""},
+	{"GET /egress/status", "/egress/status", "", [3]string{}, ""},
+	{"GET /egress/orders", "/egress/orders", "", [3]string{}, ""},
+	{"POST /egress/orders", "/egress/orders", `{"kind":"deny","what":"a.example","for_ms":60000,"reason":"a leak"}`, [3]string{}, "admin"},
+	{"POST /egress/orders/{id}/end", "/egress/orders/%s/end", "", [3]string{"den_shop", "den_other", "den_none"}, "adminshop"},
+	{"GET /manifest", "/manifest", "", [3]string{}, "admin"},
+	{"GET /manifest/versions", "/manifest/versions", "", [3]string{}, "admin"},
+	{"GET /manifest/versions/{id}", "/manifest/versions/1", "", [3]string{}, "admin"},
+	{"POST /manifest/apply", "/manifest/apply", `{"source":"version: 1"}`, [3]string{}, "admin"},
+	{"POST /manifest/diff", "/manifest/diff", `{"source":"version: 1"}`, [3]string{}, "admin"},
+	{"POST /manifest/rollback", "/manifest/rollback", `{}`, [3]string{}, "admin"},
+	{"POST /manifest/promote", "/manifest/promote", "", [3]string{}, "admin"},
+	{"GET /audit", "/audit", "", [3]string{}, "adminshop"},
 }
 
 func fill(path, id string) string {
@@ -99,24 +119,32 @@ func TestEveryRouteKeepsItsDoor(t *testing.T) {
 			if strings.Contains(path, "?") {
 				join = "&"
 			}
-			large := `{"text":"` + strings.Repeat("x", maxBody) + `"}`
+			token := cmp.Or(row.token, "shop")
+			size := maxBody
+			if takes := rowOf(t, row.route).takes; takes != nil {
+				size = int(bodyLimit(takes()))
+			}
+			large := `{"text":"` + strings.Repeat("x", size) + `"}`
 			tests := []question{
 				{"no token", "", path, row.body, 401, "unauthorized"},
 				{"an agent's token", "agent", path, row.body, 403, "forbidden"},
-				{"an unknown parameter", "shop", path + join + "colour=red", row.body, 400, "invalid"},
-				{"half a percent sign", "shop", path + join + "app=%zz", row.body, 400, "invalid"},
-				{"too long a query", "shop", path + join + "app=" + strings.Repeat("x", maxQuery), row.body, 400, "invalid"},
+				{"an unknown parameter", token, path + join + "colour=red", row.body, 400, "invalid"},
+				{"half a percent sign", token, path + join + "app=%zz", row.body, 400, "invalid"},
+				{"too long a query", token, path + join + "app=" + strings.Repeat("x", maxQuery), row.body, 400, "invalid"},
+			}
+			if token != "shop" {
+				tests = append(tests, question{"a developer's token", "shop", path, row.body, 403, "forbidden"})
 			}
 			if row.ids[0] != "" {
-				for _, token := range []string{"shop", "adminshop"} {
+				for _, token := range slices.Compact([]string{token, "adminshop"}) {
 					tests = append(tests, question{"another app's record for " + token, token, fill(row.path, row.ids[1]), row.body, 404, "not_found"})
 				}
 				for _, id := range []string{row.ids[2], "a%2Fb", "%00", strings.Repeat("e", 300)} {
-					tests = append(tests, question{"nobody's record " + id[:min(9, len(id))], "shop", fill(row.path, id), row.body, 404, "not_found"})
+					tests = append(tests, question{"nobody's record " + id[:min(9, len(id))], token, fill(row.path, id), row.body, 404, "not_found"})
 				}
 			}
 			if method == http.MethodPost {
-				tests = append(tests, question{"too large a body", "shop", path, large, 413, "too_large"})
+				tests = append(tests, question{"too large a body", token, path, large, 413, "too_large"})
 			}
 			for _, test := range tests {
 				got := d.call(test.token, method, test.path, test.body)
@@ -127,11 +155,11 @@ func TestEveryRouteKeepsItsDoor(t *testing.T) {
 					t.Errorf("%s: headers %v", test.name, got.header)
 				}
 			}
-			if got := d.call("shop", http.MethodDelete, path, ""); got.status != 405 || !strings.Contains(got.header.Get("Allow"), method) {
+			if got := d.call(token, http.MethodDelete, path, ""); got.status != 405 || !strings.Contains(got.header.Get("Allow"), method) {
 				t.Errorf("DELETE: %d %v", got.status, got.header)
 			}
-			if row.route != "GET /events/stream" { // has no end
-				got := d.call("shop", method, path, row.body)
+			if !strings.HasSuffix(row.route, "/stream") { // has no end
+				got := d.call(token, method, path, row.body)
 				if row.route == "POST /replays/{id}/cancel" { // a planned one, for the fake
 					if got.status != 409 || got.code() != "conflict" {
 						t.Errorf("works: %d %s", got.status, got.body)
@@ -145,7 +173,7 @@ func TestEveryRouteKeepsItsDoor(t *testing.T) {
 				}
 			}
 			d.store.fail = errors.New("disk on fire")
-			if got := d.call("shop", method, path, row.body); got.status != 503 || got.code() != "unavailable" || strings.Contains(got.body, "fire") {
+			if got := d.call(token, method, path, row.body); got.status != 503 || got.code() != "unavailable" || strings.Contains(got.body, "fire") {
 				t.Errorf("store down: %d %s", got.status, got.body)
 			}
 		})
@@ -168,17 +196,22 @@ func rowOf(t *testing.T, name string) route {
 // The comment of protocol/api and the table are one contract.
 func TestTheTableIsWhatTheProtocolSays(t *testing.T) {
 	t.Parallel()
-	source, err := os.ReadFile("../../protocol/api/api.go")
-	if err != nil {
-		t.Fatal(err)
+	var source []byte
+	for _, name := range []string{"api.go", "egress.go"} {
+		text, err := os.ReadFile("../../protocol/api/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		source = append(source, text...)
 	}
 	var said []string
 	line := regexp.MustCompile(`(?m)^//\s+(GET|POST|PUT|PATCH|DELETE)\s+/api/v1(\S+)\s+(.*)$`)
 	for _, m := range line.FindAllStringSubmatch(string(source), -1) {
-		_, tail, _ := strings.Cut(m[3], "?")
+		tail, whose := strings.CutSuffix(m[3], "administrators")
+		_, tail, _ = strings.Cut(tail, "?")
 		words := regexp.MustCompile(`[a-z]+`).FindAllString(regexp.MustCompile(`=\S+`).ReplaceAllString(tail, ""), -1)
 		slices.Sort(words)
-		said = append(said, m[1]+" "+m[2]+" "+strings.Join(words, " "))
+		said = append(said, fmt.Sprint(m[1], " ", m[2], " ", strings.Join(words, " "), " ", whose))
 	}
 	var done []string
 	for _, r := range routes {
@@ -193,7 +226,8 @@ func TestTheTableIsWhatTheProtocolSays(t *testing.T) {
 			words = append(words, p.name)
 		}
 		slices.Sort(words)
-		done = append(done, r.method+" "+r.path+" "+strings.Join(words, " "))
+		whose := !slices.Contains(r.scopes, relay.ScopeDeveloper)
+		done = append(done, fmt.Sprint(r.method, " ", r.path, " ", strings.Join(words, " "), " ", whose))
 	}
 	slices.Sort(said)
 	slices.Sort(done)
@@ -214,6 +248,14 @@ func TestAnotherAppIsForbidden(t *testing.T) {
 		{"its replays", "shop", "GET", "/replays?app=other", "", 403},
 		{"its instances", "shop", "GET", "/instances?app=other", "", 403},
 		{"its logs", "shop", "GET", "/logs?app=other", "", 403},
+		{"what it calls", "shop", "GET", "/egress/flows?app=other", "", 403},
+		{"its calls from now on", "shop", "GET", "/egress/flows/stream?app=other", "", 403},
+		{"what it may call", "shop", "GET", "/egress/explain?url=https://a.example&app=other", "", 403},
+		{"what it ever called", "shop", "GET", "/egress/targets?app=other", "", 403},
+		{"how much it calls", "shop", "GET", "/egress/usage?app=other", "", 403},
+		{"what it should be allowed", "shop", "GET", "/egress/learn?app=other", "", 403},
+		{"its policy", "shop", "GET", "/egress/status?app=other", "", 403},
+		{"who did what to it, for an administrator of one", "adminshop", "GET", "/audit?app=other", "", 403},
 		{"its last words", "shop", "GET", "/lastwords?app=other", "", 403},
 		{"the logs of another app for an administrator of one", "adminshop", "GET", "/logs?app=other", "", 403},
 		{"a replay of it", "shop", "POST", "/replays", `{"app":"other","all":true}`, 403},

@@ -10,16 +10,28 @@ import (
 	"strings"
 	"time"
 
+	"github.com/posternhq/postern/protocol/api"
 	"github.com/posternhq/postern/relay"
 )
 
-// maxBody is the longest request body, in bytes.
-const maxBody = 1 << 20
+// The longest request bodies, in bytes. One with the text of a manifest is longer:
+// in JSON, one byte of it may be six.
+const (
+	maxBody         = 1 << 20
+	maxManifestBody = 6*relay.MaxManifestSize + 64<<10
+)
+
+func bodyLimit(value any) int64 {
+	if _, ok := value.(*api.ManifestRequest); ok {
+		return maxManifestBody
+	}
+	return maxBody
+}
 
 // decodeBody reads r's JSON into value strictly; nil means that there must be no
 // body. Errors are *relay.Error: Invalid, TooLarge.
 func decodeBody(w http.ResponseWriter, r *http.Request, value any) error {
-	raw, err := readBody(w, r)
+	raw, err := readBody(w, r, bodyLimit(value))
 	if err != nil {
 		return err
 	}
@@ -47,18 +59,18 @@ func decodeBody(w http.ResponseWriter, r *http.Request, value any) error {
 	return nil
 }
 
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
 	if r.Body == nil || r.Body == http.NoBody {
 		return nil, nil
 	}
 	rc := http.NewResponseController(w)
 	rc.SetReadDeadline(time.Now().Add(readTime))
 	defer rc.SetReadDeadline(time.Time{})
-	raw, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	raw, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
-		return nil, relay.Errorf(relay.TooLarge, "the body is longer than %d bytes", maxBody)
+		return nil, relay.Errorf(relay.TooLarge, "the body is longer than %d bytes", limit)
 	case err != nil:
 		return nil, &relay.Error{Code: relay.Invalid, Message: "the body broke off", Err: err}
 	}

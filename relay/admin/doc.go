@@ -9,7 +9,9 @@
 //	  answer           JSON, a file, or a stream; relay.WriteError for errors
 //
 // It keeps no record and delivers nothing: events are in the store, work is the
-// inbox's, tokens are judged by a function it is given.
+// inbox's, tokens are judged by a function it is given. What may leave the relay is
+// decided, signed and written into the audit log by Policies, and the calls
+// themselves are those of Calls; here is only who may ask for what.
 //
 // The one rule to know: no handler shows an event of the store as it is. All of
 // them, lists, exports and streams, go through Server.sight, which takes out what

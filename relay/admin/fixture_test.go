@@ -366,6 +366,7 @@ type desk struct {
 	store   *fakeStore
 	inbox   *fakeInbox
 	agents  *fakeAgents
+	egress  *fakeEgress
 	api     *Server
 	url     string
 	mu      sync.Mutex
@@ -385,8 +386,9 @@ func newDesk(t *testing.T, change ...func(*Config)) *desk {
 	}}
 	d.inbox = &fakeInbox{store: d.store, readers: make(map[chan relay.Notice]relay.AppID), came: make(chan struct{}, 100)}
 	d.agents = &fakeAgents{serve: make(map[string]func(protocol.LogQuery, net.Conn))}
+	d.egress = newFakeEgress(d.store)
 	cfg := Config{
-		Store: d.store, Inbox: d.inbox, Now: d.clock, Agents: d.agents,
+		Store: d.store, Inbox: d.inbox, Now: d.clock, Agents: d.agents, Policies: d.egress, Calls: d.egress,
 		Known: func(_ context.Context, app relay.AppID) (bool, error) {
 			unlock, err := d.store.lock()
 			defer unlock()

@@ -38,6 +38,11 @@ var filterParams = []param{
 	{name: "limit", kind: kindNumber, low: 1, high: maxPage, about: "events on a page; default 100"},
 }
 
+// Whoever runs the relay.
+var operators = []relay.Scope{relay.ScopeAdmin}
+
+var paramWhose = param{name: paramApp.name, kind: kindText, about: "whose calls; default: the token's own app"}
+
 var paramInstance = param{name: "instance", kind: kindText, about: "only of this instance, by its name"}
 
 // routes is the whole API.
@@ -87,4 +92,59 @@ var routes = []route{
 		[]param{paramApp, paramInstance,
 			{name: "limit", kind: kindNumber, low: 1, high: relay.MaxLastWords, about: "at most so many; default 20"}},
 		nil, api.LastWordsList{}, (*Server).listLastWords},
+
+	// Calls to the outside.
+	{http.MethodGet, "/egress/explain", people, "Say what would become of a call, and which line of the manifest decides.",
+		[]param{paramWhose,
+			{name: "url", kind: kindText, required: true, about: "https://host/… for a tunnel, http://host/path for a request, tcp://host:port"},
+			{name: "method", kind: kindText, about: "of a request; default GET"},
+			{name: paramInstance.name, kind: kindText, about: "as this instance would call: a canary's policy may differ"}},
+		nil, api.Explanation{}, (*Server).explainCall},
+	{http.MethodGet, "/egress/flows", people, "List the latest calls, newest first.",
+		[]param{paramApp,
+			{name: "target", kind: kindText, about: "only to this host, or host and port"},
+			{name: "verdict", kind: kindChoice, choices: []string{"allow", "report", "deny"}, about: "only with this verdict"},
+			{name: "limit", kind: kindNumber, low: 1, high: maxFlows, about: "at most so many; default 100"}},
+		nil, api.FlowList{}, (*Server).listFlows},
+	{http.MethodGet, "/egress/flows/stream", people, "Follow calls as they are logged, as server-sent events.",
+		[]param{paramApp}, nil, nil, (*Server).streamFlows},
+	{http.MethodGet, "/egress/targets", people, "List what was ever called and let through, by app and target.",
+		[]param{paramApp}, nil, api.TargetList{}, (*Server).listTargets},
+	{http.MethodGet, "/egress/usage", people, "Add up calls and bytes by app, target and rule, the largest first.",
+		[]param{paramApp, {name: "since", kind: kindTime, about: "calls from the hour of this time on; default: of the last day"}},
+		nil, api.UsageList{}, (*Server).listCallUsage},
+	{http.MethodGet, "/egress/learn", people, "Propose the smallest allow list for what an app has called.",
+		[]param{paramWhose, {name: "since", kind: kindTime, about: "calls from the hour of this time on; default: of the last week"}},
+		nil, api.Learned{}, (*Server).learnRules},
+	{http.MethodGet, "/egress/status", people, "Show which policy every agent decides by, and for administrators how many calls there are.",
+		[]param{paramApp}, nil, api.EgressStatus{}, (*Server).egressStatus},
+	{http.MethodGet, "/egress/orders", people, "List emergency denies and exceptions, newest first.",
+		[]param{{name: "all", kind: kindFlag, about: "those that are over, too"}},
+		nil, api.OrderList{}, (*Server).listOrders},
+	{http.MethodPost, "/egress/orders", operators, "Make an emergency deny or an exception, for a time.",
+		nil, func() any { return new(api.OrderRequest) }, api.Order{}, (*Server).createOrder},
+	{http.MethodPost, "/egress/orders/{id}/end", operators, "End an emergency deny or an exception before its time.",
+		nil, nil, api.Order{}, (*Server).endOrder},
+
+	// The manifest: all apps', so none of these takes a token of one app.
+	{http.MethodGet, "/manifest", operators, "Show the running version of the manifest with its text.",
+		nil, nil, api.ManifestVersion{}, (*Server).showManifest},
+	{http.MethodGet, "/manifest/versions", operators, "List the versions of the manifest, newest first.",
+		[]param{{name: "limit", kind: kindNumber, low: 1, high: maxVersions, about: "at most so many; default 100"}},
+		nil, api.ManifestList{}, (*Server).listManifests},
+	{http.MethodGet, "/manifest/versions/{id}", operators, "Show one version of the manifest with its text.",
+		nil, nil, api.ManifestVersion{}, (*Server).showVersion},
+	{http.MethodPost, "/manifest/apply", operators, "Put a text into force as the next version; its tests must pass.",
+		nil, newManifestRequest, api.ManifestVersion{}, (*Server).applyManifest},
+	{http.MethodPost, "/manifest/diff", operators, "Say what a text would change, for the calls recorded lately, too.",
+		nil, newManifestRequest, api.ManifestDiff{}, (*Server).diffManifest},
+	{http.MethodPost, "/manifest/rollback", operators, "Go back to a version, or end a canary.",
+		nil, func() any { return new(api.RollbackRequest) }, api.ManifestVersion{}, (*Server).rollbackManifest},
+	{http.MethodPost, "/manifest/promote", operators, "Put a canary into force for all.",
+		nil, nil, api.ManifestVersion{}, (*Server).promoteManifest},
+	{http.MethodGet, "/audit", operators, "List who did what, newest first.",
+		[]param{paramApp, {name: "limit", kind: kindNumber, low: 1, high: maxAudit, about: "at most so many; default 100"}},
+		nil, api.AuditList{}, (*Server).listAudit},
 }
+
+func newManifestRequest() any { return new(api.ManifestRequest) }

@@ -157,7 +157,7 @@ func (s *Server) funnel(row route) http.HandlerFunc {
 		err = explained(err)
 		s.record(c, row, err)
 		if err != nil {
-			relay.WriteError(w, c.id, err)
+			writeError(w, c.id, err)
 			return
 		}
 		if out, ok := value.(live); ok {
@@ -199,10 +199,14 @@ func (s *Server) admit(c *call, row route, w http.ResponseWriter) error {
 }
 
 // explained gives every error a code. What the store and the inbox have no code
-// for means that they do not work.
+// for means that they do not work, unless it is about a manifest.
 func explained(err error) error {
 	if err == nil || relay.CodeOf(err) != "" {
 		return err
+	}
+	var problems relay.ManifestErrors
+	if errors.As(err, &problems) && len(problems) > 0 {
+		return manifestError(problems)
 	}
 	return &relay.Error{Code: relay.Unavailable, Message: "the relay's store does not answer", Err: err}
 }
