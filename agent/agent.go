@@ -22,6 +22,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -44,6 +45,8 @@ type Config struct {
 	TLS     *tls.Config // default: the system's roots
 	// Streams serve what is not for the app itself, by kind.
 	Streams map[protocol.Kind]func(context.Context, *protocol.Stream)
+	// Outlet is the app's way out, nil for none. It goes through this agent's tunnels.
+	Outlet *Outlet
 	// Opened is called when a tunnel has been opened; it must not wait.
 	Opened func()
 	// Refused is called when the app does not accept a connection; it must not wait.
@@ -78,7 +81,14 @@ func New(cfg Config) *Agent {
 	cfg.Tunnels = min(cmp.Or(cfg.Tunnels, DefaultTunnels), protocol.MaxTunnels)
 	f := forward.New(cfg.Target, cfg.Logger)
 	f.Refused = cfg.Refused
-	return &Agent{
+	if cfg.Outlet != nil {
+		cfg.Streams = maps.Clone(cfg.Streams)
+		if cfg.Streams == nil {
+			cfg.Streams = map[protocol.Kind]func(context.Context, *protocol.Stream){}
+		}
+		cfg.Streams[protocol.KindPolicy] = cfg.Outlet.ServePolicy
+	}
+	a := &Agent{
 		cfg: cfg, log: cfg.Logger, state: cfg.Hello.State,
 		forward:  f,
 		ready:    make(chan struct{}),
@@ -86,6 +96,10 @@ func New(cfg Config) *Agent {
 		stop:     make(chan struct{}),
 		changed:  make(chan struct{}, 1),
 	}
+	if cfg.Outlet != nil {
+		cfg.Outlet.agent.Store(a)
+	}
+	return a
 }
 
 // Ready is closed when the first tunnel is open.
@@ -174,6 +188,9 @@ func (a *Agent) serve(ctx context.Context, sess *protocol.Session, next chan<- t
 	}
 	log.Info("tunnel open", "relay", welcome.Node)
 	a.say(sess) // it may have changed since the hello
+	if a.cfg.Outlet != nil {
+		a.cfg.Outlet.opened()
+	}
 	if a.cfg.Opened != nil {
 		a.cfg.Opened()
 	}
@@ -282,6 +299,27 @@ func (a *Agent) Open(ctx context.Context, need protocol.Feature, o protocol.Open
 				return st, nil
 			}
 			st.Close()
+		}
+		if err = failed; ctx.Err() != nil {
+			break
+		}
+	}
+	return nil, err
+}
+
+// Start is Open without waiting for the relay's answer: it comes with the first Read.
+// Which of several tunnels it takes is left to chance, so that one large transfer
+// does not stall the rest.
+func (a *Agent) Start(ctx context.Context, need protocol.Feature, o protocol.Open) (*protocol.Stream, error) {
+	err := ErrNoTunnel
+	for _, s := range a.running(false) { // in the order of a map, which is none
+		if !s.Has(need) {
+			err = protocol.Errorf(protocol.CodeUnsupported, "the relay does not know streams of kind %s", o.Kind)
+			continue
+		}
+		st, failed := s.Open(ctx, o)
+		if failed == nil {
+			return st, nil
 		}
 		if err = failed; ctx.Err() != nil {
 			break

@@ -174,6 +174,9 @@ func (w *wrapper) start(ctx context.Context) {
 	if w.agent == nil {
 		return
 	}
+	if outlet := w.cfg.Agent.Outlet; outlet != nil {
+		w.running.Go(func() { outlet.Run(ctx) })
+	}
 	w.running.Go(func() {
 		if err := w.agent.Run(ctx); err != nil && !errors.Is(err, context.Canceled) {
 			w.log.Error("app runs on without a tunnel", "err", err)
