@@ -194,6 +194,12 @@ func manifestValidate(_ context.Context, args []string) error {
 		endpoints += len(app.Endpoints)
 	}
 	fmt.Printf("%s: good, %d apps, %d webhook endpoints\n", f.Arg(0), len(m.Apps), endpoints)
+	if n := len(m.Egress.Tests); n > 0 {
+		fmt.Printf("  %d egress tests passed\n", n)
+	}
+	for _, warning := range m.Warnings(time.Now()) {
+		fmt.Println("  warning:", warning)
+	}
 	for _, section := range m.Unused {
 		fmt.Println("  checked, not acted on by this version:", section)
 	}

@@ -21,6 +21,8 @@ func serve(ctx context.Context, args []string) error {
 		manifest = f.text("manifest", "POSTERN_MANIFEST", "", "manifest applied at start and watched")
 		admin    = f.text("admin-listen", "POSTERN_ADMIN_LISTEN", "127.0.0.1:9090", "pprof and health, off for none")
 		tls      = f.text("tls", "POSTERN_TLS", "off", "off, or cert.pem,key.pem")
+		resolver = f.text("resolver", "POSTERN_RESOLVER", "", "DNS server for the apps' calls to the outside, udp://host:port; default: the system's")
+		leaves   = f.text("egress-addresses", "POSTERN_EGRESS_ADDRESSES", "", "the public addresses that the apps' calls leave from, by commas; default: those of this machine's interfaces")
 		proxies  = f.text("trusted-proxies", "POSTERN_TRUSTED_PROXIES", "", "CIDRs whose X-Forwarded-* is believed, by commas")
 	)
 	duration := func(name, env string, def time.Duration, about string) *time.Duration {
@@ -45,7 +47,7 @@ func serve(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{"DATABASE_URL", "POSTERN_MASTER_KEY", "POSTERN_RESOLVER", "POSTERN_EGRESS_ADDRESSES"} {
+	for _, name := range []string{"DATABASE_URL", "POSTERN_MASTER_KEY"} {
 		if os.Getenv(name) != "" {
 			log.Warn("this version does not act on a variable that is set", "variable", name)
 		}
@@ -56,6 +58,7 @@ func serve(ctx context.Context, args []string) error {
 	n, err := node.New(node.Config{
 		Listen: *listen, PublicURL: *public, AppsDomain: *domain, Data: *data, Manifest: *manifest,
 		AdminListen: *admin, TLS: *tls, TrustedProxies: *proxies,
+		Resolver: *resolver, EgressAddresses: *leaves,
 		Heartbeat: *beat, Idle: *idle, Grace: *grace, MinFree: *free,
 		Limits:  tunnel.Limits{Memory: *memory, Park: *park},
 		Version: version, Env: os.LookupEnv, Logger: log,

@@ -27,6 +27,14 @@ type Config struct {
 	// TrustedProxies are CIDRs or addresses, separated by commas.
 	TrustedProxies string
 
+	// Resolver is the DNS server for the apps' calls to the outside, udp://host:port;
+	// "" is the system's.
+	Resolver string
+	// EgressAddresses are the public addresses that these calls leave from, separated by
+	// commas: refused as destinations, and published for partners. Default: the public
+	// ones of the interfaces. Where addresses are translated those are not to be seen.
+	EgressAddresses string
+
 	Heartbeat time.Duration // default protocol.DefaultHeartbeat
 	Idle      time.Duration // silence allowed on a request; default 5 min
 	Grace     time.Duration // for requests in flight at the end; default 25 s
@@ -48,6 +56,7 @@ type settings struct {
 	Config
 	public  *url.URL
 	trusted []netip.Prefix
+	egress  []netip.Addr // EgressAddresses, as they were given
 	cert    string
 	key     string
 }
@@ -73,7 +82,25 @@ func (c Config) check() (*settings, error) {
 	if s.cert, s.key, err = tlsFiles(c.TLS); err != nil {
 		faults = append(faults, err)
 	}
+	if s.egress, err = addresses(c.EgressAddresses); err != nil {
+		faults = append(faults, err)
+	}
 	return s, errors.Join(faults...)
+}
+
+func addresses(list string) ([]netip.Addr, error) {
+	var out []netip.Addr
+	for part := range strings.SplitSeq(list, ",") {
+		if part = strings.TrimSpace(part); part == "" {
+			continue
+		}
+		addr, err := netip.ParseAddr(part)
+		if err != nil || addr.Zone() != "" {
+			return nil, fmt.Errorf("egress addresses: %q is not an address", part)
+		}
+		out = append(out, addr.Unmap())
+	}
+	return out, nil
 }
 
 func publicURL(raw string) (*url.URL, error) {

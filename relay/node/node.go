@@ -17,13 +17,14 @@ import (
 	"sync"
 	"time"
 
-	"github.com/posternhq/postern/protocol"
 	"github.com/posternhq/postern/relay"
 	"github.com/posternhq/postern/relay/admin"
 	"github.com/posternhq/postern/relay/auth"
+	"github.com/posternhq/postern/relay/egress"
 	"github.com/posternhq/postern/relay/inbox"
 	"github.com/posternhq/postern/relay/ingress"
 	"github.com/posternhq/postern/relay/instances"
+	"github.com/posternhq/postern/relay/policies"
 	"github.com/posternhq/postern/relay/provider"
 	"github.com/posternhq/postern/relay/sqlite"
 	"github.com/posternhq/postern/relay/tunnel"
@@ -45,6 +46,8 @@ type Node struct {
 	registry    *tunnel.Registry
 	tunnels     *tunnel.Server
 	instances   *instances.Tracker
+	policies    *policies.Policies
+	egress      *egress.Egress
 	waker       *wake.Waker
 	inbox       *inbox.Inbox
 	api         *admin.Server
@@ -88,7 +91,7 @@ func (n *Node) Run(ctx context.Context) error {
 	parts, stopParts := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopParts()
 	var running sync.WaitGroup
-	failed := make(chan error, 4)
+	failed := make(chan error, 8)
 	start := func(what string, run func() error) {
 		running.Go(func() {
 			if err := run(); err != nil && !errors.Is(err, http.ErrServerClosed) {
@@ -104,6 +107,8 @@ func (n *Node) Run(ctx context.Context) error {
 	reports, stopReports := context.WithCancel(parts)
 	defer stopReports()
 	running.Go(func() { n.instances.Run(reports) })
+	start("policies", func() error { return n.policies.Run(parts) })
+	start("egress", func() error { return n.egress.Run(parts) })
 	start("revocations", func() error { return n.revocations.Run(parts) })
 	running.Go(func() { n.cutRevoked(parts) })
 	if n.watcher != nil {
@@ -139,12 +144,21 @@ func (n *Node) stop(stopParts func(), running *sync.WaitGroup) {
 		log.Warn("requests cut off by the end of the grace period", "err", err)
 		n.public.Close()
 	}
+	calls, done := context.WithTimeout(ctx, callsTime)
+	if err := n.egress.Drain(calls); err != nil {
+		log.Info("calls to the outside cut off by the end", "err", err)
+	}
+	done()
 	stopParts() // the worker finishes its attempts, which needs the tunnels
 	n.admin.Close()
 	running.Wait()
 	n.tunnels.Close()
 	log.Info("relay stopped")
 }
+
+// callsTime is what the apps' calls to the outside get at the end. Connections to
+// databases have no end of their own.
+const callsTime = 5 * time.Second
 
 // reconnectSpread is over how long agents are asked to come back.
 const reconnectSpread = 500 * time.Millisecond
@@ -188,33 +202,47 @@ func (n *Node) build(ctx context.Context) error {
 	if err := n.directory.load(ctx); err != nil {
 		return fmt.Errorf("read apps: %w", err)
 	}
-	if err := n.loadManifest(); err != nil {
-		return err
-	}
 	verifier := auth.NewVerifier(auth.VerifierConfig{Keys: keys, Revocations: n.revocations})
 	n.buildTunnels(verifier)
-	n.buildInbox(verifier)
+	if err := n.buildEgress(keys); err != nil {
+		return err
+	}
+	if err := n.loadManifest(ctx); err != nil {
+		return err
+	}
+	n.buildInbox(verifier, keys)
 	n.buildServers()
 	return nil
 }
 
-func (n *Node) loadManifest() error {
+// loadManifest puts the manifest in force that was applied last, or the file's when
+// that has changed since.
+func (n *Node) loadManifest(ctx context.Context) error {
 	if n.cfg.Manifest == "" {
-		return nil
+		return n.policies.Load(ctx)
 	}
 	n.watcher = NewManifestWatcher(WatchConfig{
-		Path:    n.cfg.Manifest,
-		Options: relay.ManifestOptions{Env: n.cfg.Env, Providers: provider.All(), AppsDomain: n.cfg.AppsDomain},
-		Apply:   n.applyManifest,
-		Logger:  n.cfg.Logger,
+		Path: n.cfg.Manifest, Options: n.manifestOptions(), Logger: n.cfg.Logger,
+		Apply: func(source []byte, m *relay.Manifest) {
+			ctx, cancel := context.WithTimeout(context.Background(), storeTime)
+			defer cancel()
+			if err := n.policies.SetFile(ctx, source, m); err != nil {
+				n.cfg.Logger.Error("manifest not applied, the running version stays", "file", n.cfg.Manifest, "err", err)
+			}
+		},
 	})
-	m, err := n.watcher.Load()
+	source, m, err := n.watcher.Load()
 	if err != nil {
 		return err
 	}
-	n.applyManifest(m)
-	return nil
+	if err := n.policies.Load(ctx); err != nil {
+		return err
+	}
+	return n.policies.SetFile(ctx, source, m)
 }
+
+// storeTime is how long the store may take for what nobody waits for.
+const storeTime = 10 * time.Second
 
 // applyManifest puts m in force.
 func (n *Node) applyManifest(m *relay.Manifest) {
@@ -224,7 +252,7 @@ func (n *Node) applyManifest(m *relay.Manifest) {
 		}
 	}
 	n.directory.manifest.Store(m)
-	n.cfg.Logger.Info("manifest applied", "file", n.cfg.Manifest, "apps", len(m.Apps))
+	n.cfg.Logger.Info("manifest applied", "apps", len(m.Apps))
 }
 
 func (n *Node) buildTunnels(verifier *auth.Verifier) {
@@ -244,6 +272,7 @@ func (n *Node) buildTunnels(verifier *auth.Verifier) {
 	})
 	n.tunnels = tunnel.NewServer(tunnel.ServerConfig{
 		Stream:   n.serveStream,
+		Opened:   n.tellPolicy,
 		Registry: n.registry,
 		Authorize: func(r *http.Request) (relay.Principal, error) {
 			p, err := verifier.Authorize(r.Context(), r, relay.ScopeAgent, relay.ScopeDeveloper)
@@ -256,15 +285,6 @@ func (n *Node) buildTunnels(verifier *auth.Verifier) {
 		Heartbeat: n.cfg.Heartbeat,
 		Logger:    n.cfg.Logger,
 	})
-}
-
-// serveStream takes the streams that agents open.
-func (n *Node) serveStream(ctx context.Context, t *tunnel.Tunnel, s *protocol.Stream) {
-	if s.Kind() == protocol.KindReport {
-		n.instances.Serve(ctx, t.App(), s)
-		return
-	}
-	s.Refuse(protocol.CodeUnsupported, "this relay does not serve streams of kind "+string(s.Kind()))
 }
 
 // agents are the connected instances together with what they report.
@@ -281,7 +301,7 @@ func (a agents) Instances(app relay.AppID) []relay.Instance {
 }
 
 // buildInbox makes what takes, keeps, delivers and shows webhooks.
-func (n *Node) buildInbox(verifier *auth.Verifier) {
+func (n *Node) buildInbox(verifier *auth.Verifier, keys *auth.Keyring) {
 	apps := &tunnel.Transport{Registry: n.registry, Idle: n.cfg.Idle}
 	rules := provider.New(provider.Config{Fetch: newFetcher().fetch})
 	n.inbox = inbox.New(inbox.Config{
@@ -292,7 +312,7 @@ func (n *Node) buildInbox(verifier *auth.Verifier) {
 	})
 	n.api = admin.New(admin.Config{
 		Store: n.store, Inbox: n.inbox, Endpoint: n.directory.Endpoint, Resign: rules.Resign,
-		Agents: agents{n.registry, n.instances},
+		Agents: agents{n.registry, n.instances}, Policies: n.policies, Calls: n.egress,
 		Known: func(_ context.Context, app relay.AppID) (bool, error) {
 			_, known := n.directory.App(app)
 			return known, nil
@@ -304,7 +324,7 @@ func (n *Node) buildInbox(verifier *auth.Verifier) {
 		RequestID: ingress.RequestID, Logger: n.cfg.Logger,
 	})
 	n.public = &http.Server{Handler: ingress.New(ingress.Config{
-		Directory: n.directory, Inbox: n.inbox, Apps: apps, Own: ownRoutes(&n.health, n.tunnels, n.api), Facts: provider.Facts,
+		Directory: n.directory, Inbox: n.inbox, Apps: apps, Own: ownRoutes(&n.health, n.tunnels, n.api, n.serveFeed(keys)), Facts: provider.Facts,
 		Operator: operatorOf(verifier), Findings: n.instances.Findings,
 		PublicURL: n.cfg.public, AppsDomain: n.cfg.AppsDomain, TrustedProxies: n.cfg.trusted,
 		Idle: n.cfg.Idle, Logger: n.cfg.Logger,
@@ -347,7 +367,7 @@ func (n *Node) buildServers() {
 	n.public.RegisterOnShutdown(n.api.Close)     // live streams have no end of their own
 	n.public.DisableGeneralOptionsHandler = true // "OPTIONS *" is the app's to answer
 	n.public.ErrorLog = debugLog(n.cfg.Logger)
-	n.admin = &http.Server{Handler: adminRoutes(&n.health), ReadHeaderTimeout: headerTimeout, ErrorLog: debugLog(n.cfg.Logger)}
+	n.admin = &http.Server{Handler: adminRoutes(&n.health, n.metrics), ReadHeaderTimeout: headerTimeout, ErrorLog: debugLog(n.cfg.Logger)}
 }
 
 func (n *Node) listen() (public, admin net.Listener, err error) {

@@ -39,13 +39,14 @@ func writeStatus(w http.ResponseWriter, status int, word string) {
 }
 
 // ownRoutes are the relay's paths under its own host, besides the webhooks.
-func ownRoutes(h *health, tunnels, api http.Handler) http.Handler {
+func ownRoutes(h *health, tunnels, api http.Handler, feed http.HandlerFunc) http.Handler {
 	r := chi.NewRouter()
 	r.Use(middleware.GetHead) // uptime checks ask with HEAD
 	r.Get("/healthz", h.alive)
 	r.Get("/readyz", h.readiness)
 	r.Handle(protocol.TunnelPath, tunnels)
 	r.Handle(admin.Prefix+"/*", api)
+	r.Get(feedPath, feed)
 	r.Get("/", web.Index)
 	r.NotFound(func(w http.ResponseWriter, r *http.Request) {
 		relay.WriteError(w, ingress.RequestID(r), relay.Errorf(relay.NotFound, "the relay has nothing at %s", r.URL.Path))
@@ -57,10 +58,11 @@ func ownRoutes(h *health, tunnels, api http.Handler) http.Handler {
 }
 
 // adminRoutes are for operators, on a listener of their own.
-func adminRoutes(h *health) http.Handler {
+func adminRoutes(h *health, metrics http.HandlerFunc) http.Handler {
 	r := chi.NewRouter()
 	r.Get("/healthz", h.alive)
 	r.Get("/readyz", h.readiness)
+	r.Get("/metrics", metrics)
 	r.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
 	r.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	r.HandleFunc("/debug/pprof/symbol", pprof.Symbol)

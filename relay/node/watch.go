@@ -23,8 +23,8 @@ type WatchConfig struct {
 	// Options go to relay.ParseManifest. ReadFile defaults to reading a regular
 	// file of at most relay.MaxManifestSize.
 	Options relay.ManifestOptions
-	// Apply gets each new version, from Run's goroutine. Default: nothing.
-	Apply  func(*relay.Manifest)
+	// Apply gets each new version with its text, from Run's goroutine. Default: nothing.
+	Apply  func(source []byte, m *relay.Manifest)
 	Logger *slog.Logger // default: discards
 }
 
@@ -89,7 +89,7 @@ func NewManifestWatcher(cfg WatchConfig) *ManifestWatcher {
 		cfg.Options.ReadFile = readRegular
 	}
 	if cfg.Apply == nil {
-		cfg.Apply = func(*relay.Manifest) {}
+		cfg.Apply = func([]byte, *relay.Manifest) {}
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -101,17 +101,17 @@ func NewManifestWatcher(cfg WatchConfig) *ManifestWatcher {
 // is not logged: relay.ManifestErrors for the content, or why the file cannot be
 // read. Run goes on from what Load saw, whether it was good or not. Load
 // must not be called while Run runs.
-func (w *ManifestWatcher) Load() (*relay.Manifest, error) {
+func (w *ManifestWatcher) Load() ([]byte, *relay.Manifest, error) {
 	w.unchanged()
 	data, err := readRegular(w.cfg.Path)
 	m, sum, err := w.parse(data, err)
 	w.seen, w.judged = sum, sum
 	if err != nil {
-		return nil, fmt.Errorf("load manifest: %w", err)
+		return nil, nil, fmt.Errorf("load manifest: %w", err)
 	}
 	w.running = sum
 	w.warnUnused(m)
-	return m, nil
+	return data, m, nil
 }
 
 // Run watches until ctx is done and then returns nil.
@@ -164,7 +164,7 @@ func (w *ManifestWatcher) judge(data []byte, err error) {
 	w.running = sum
 	w.cfg.Logger.Info("manifest applied", "file", w.cfg.Path, "apps", len(m.Apps))
 	w.warnUnused(m)
-	w.cfg.Apply(m)
+	w.cfg.Apply(data, m)
 }
 
 func (w *ManifestWatcher) logRefusal(err error) {

@@ -42,7 +42,7 @@ func watch(t *testing.T, content string, test func(*watched)) {
 		w := &watched{t: t, path: filepath.Join(dir, "postern.yaml")}
 		w.write(content)
 		w.watcher = w.build()
-		if _, err := w.watcher.Load(); err != nil {
+		if _, _, err := w.watcher.Load(); err != nil {
 			t.Fatal(err)
 		}
 		w.run(func() { test(w) })
@@ -52,7 +52,7 @@ func watch(t *testing.T, content string, test func(*watched)) {
 func (w *watched) build() *ManifestWatcher {
 	return NewManifestWatcher(WatchConfig{
 		Path:   w.path,
-		Apply:  func(m *relay.Manifest) { w.applied = append(w.applied, m) },
+		Apply:  func(_ []byte, m *relay.Manifest) { w.applied = append(w.applied, m) },
 		Logger: slog.New(slog.NewTextHandler(&w.log, nil)),
 		Options: relay.ManifestOptions{
 			Env: func(string) (string, bool) { return "s3cret-value", true },
@@ -176,7 +176,7 @@ func TestASwappedFolderLinkIsApplied(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &watched{t: t, path: at("postern.yaml")}
 		w.watcher = w.build()
-		if _, err := w.watcher.Load(); err != nil {
+		if _, _, err := w.watcher.Load(); err != nil {
 			t.Fatal(err)
 		}
 		w.run(func() {
@@ -375,7 +375,7 @@ func TestARotatedSecretFileIsTakenUp(t *testing.T) {
 		w := &watched{t: t, path: filepath.Join(dir, "postern.yaml")}
 		w.write("version: 1\napps:\n  shop: {endpoints: {e: {provider: github, secrets: [{file: " + key + "}]}}}\n")
 		w.watcher = w.build()
-		if _, err := w.watcher.Load(); err != nil {
+		if _, _, err := w.watcher.Load(); err != nil {
 			t.Fatal(err)
 		}
 		w.run(func() {
@@ -408,16 +408,16 @@ func TestARotatedSecretFileIsTakenUp(t *testing.T) {
 }
 
 func TestSectionsWithoutEffectAreWarnedAboutOnce(t *testing.T) {
-	const withEgress = "version: 1\napps:\n  shop: {egress: {mode: open}}\n"
-	watch(t, withEgress, func(w *watched) {
-		w.wantLogged(1, "sections=[apps.shop.egress]")
-		w.write(withEgress + "  blog:\n")
+	const withDebug = "version: 1\napps:\n  shop: {debug: {approval: none}}\n"
+	watch(t, withDebug, func(w *watched) {
+		w.wantLogged(1, "sections=[apps.shop.debug]")
+		w.write(withDebug + "  blog:\n")
 		w.looks(2)
 		w.wantApplied("blog+shop")
 		w.wantLogged(1, "level=WARN")
-		w.write(withEgress + "  blog: {debug: {}}\n")
+		w.write(withDebug + "  blog: {debug: {}}\n")
 		w.looks(2)
-		w.wantLogged(1, `sections="[apps.blog.debug apps.shop.egress]"`)
+		w.wantLogged(1, `sections="[apps.blog.debug apps.shop.debug]"`)
 	})
 }
 
@@ -445,11 +445,11 @@ func TestLoadTellsWhatIsWrongAndRunGoesOnFromThere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &watched{t: t, path: filepath.Join(dir, "postern.yaml")}
 		w.watcher = w.build()
-		if _, err := w.watcher.Load(); !errors.Is(err, fs.ErrNotExist) {
+		if _, _, err := w.watcher.Load(); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("Load without a file: %v", err)
 		}
 		w.write(broken)
-		_, err := w.watcher.Load()
+		_, _, err := w.watcher.Load()
 		var list relay.ManifestErrors
 		if !errors.As(err, &list) || list[0].Line != 3 || list[0].File != w.path {
 			t.Errorf("Load of a broken file: %v", err)
