@@ -19,6 +19,7 @@ import (
 func runAgent(ctx context.Context, args []string) (int, error) {
 	f := newFlags("agent", "connect an app that runs by itself")
 	to := f.text("to", "POSTERN_TO", "", "where the app listens: 127.0.0.1:3000, or just 3000")
+	f.outletFlags("") // the app is told by somebody else where the proxy is
 	if err := f.parse(args); err != nil {
 		return exitUsage, err
 	}
@@ -73,6 +74,14 @@ func connect(ctx context.Context, f *flags, target string, ready func(*agent.Age
 	config, err := f.agentConfig(target, p, log)
 	if err != nil {
 		return exitUsage, usageError{err}
+	}
+	if f.forward != nil && (*f.egressListen != "" || len(*f.forward) > 0) {
+		if config.Outlet, err = f.outlet(p, log); err != nil {
+			return exitFailed, err
+		}
+		log.Info("the app's way out", "proxy", config.Outlet.Addr())
+		defer config.Outlet.Close()
+		go config.Outlet.Run(ctx)
 	}
 	a := agent.New(config)
 	signals := make(chan os.Signal, 4)

@@ -32,6 +32,7 @@ type apiClient struct {
 	base  *url.URL
 	token string
 	app   string // whose events; "" is what the token says
+	about string // which part of the API is asked; "" is events
 	http  *http.Client
 	log   *slog.Logger
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -59,7 +60,7 @@ func (c *apiClient) refusal(res *http.Response) error {
 	json.Unmarshal(body, &answer) // what is no JSON has no message
 	e := &refusedError{
 		status: res.StatusCode, reason: answer.Error.Reason,
-		message: line(answer.Error.Message), requestID: line(answer.Error.RequestID),
+		message: printable(answer.Error.Message, "\n"), requestID: line(answer.Error.RequestID),
 	}
 	if s, err := strconv.Atoi(res.Header.Get("Retry-After")); err == nil && s > 0 {
 		e.retryAfter = min(time.Duration(s)*time.Second, time.Minute)
@@ -67,8 +68,9 @@ func (c *apiClient) refusal(res *http.Response) error {
 	if e.message == "" {
 		e.message = fmt.Sprintf("%s answered %s without saying why", origin(c.base), line(res.Status))
 		if res.StatusCode == http.StatusNotFound || res.StatusCode == http.StatusMethodNotAllowed {
-			e.message = fmt.Sprintf("%s has no events API (it answered %s)", origin(c.base), line(res.Status))
-			e.hint = "Is POSTERN_RELAY the relay's own URL, and not an app's? An old relay has no events API either."
+			part := cmp.Or(c.about, "events")
+			e.message = fmt.Sprintf("%s has no %s API (it answered %s)", origin(c.base), part, line(res.Status))
+			e.hint = "Is POSTERN_RELAY the relay's own URL, and not an app's? An old relay has no " + part + " API either."
 		}
 	}
 	switch res.StatusCode {

@@ -148,11 +148,14 @@ func token(scope, app string) string {
 func (r *relayAPI) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	body, _ := io.ReadAll(req.Body)
 	path := strings.TrimPrefix(req.URL.Path, "/api/v1")
-	parts := strings.Split(path, "/")
-	if len(parts) > 2 && parts[2] != "stream" {
-		parts[2] = "{id}"
+	route := req.Method + " " + path
+	if _, known := parameters[route]; !known {
+		parts := strings.Split(path, "/")
+		if len(parts) > 2 && parts[2] != "stream" {
+			parts[2] = "{id}"
+		}
+		route = req.Method + " " + strings.Join(parts, "/")
 	}
-	route := req.Method + " " + strings.Join(parts, "/")
 	r.mu.Lock()
 	r.requests, r.bodies = append(r.requests, req), append(r.bodies, string(body))
 	handle := r.handlers[route]

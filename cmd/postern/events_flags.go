@@ -159,6 +159,9 @@ func (f *eventFlags) printHelp(w io.Writer) {
 	}
 	b.WriteString("\nConnection; the token comes from POSTERN_TOKEN:\n")
 	for _, name := range []string{"relay", "app", "log-level", "log-format"} {
+		if f.Lookup(name) == nil {
+			continue // the manifest is of all apps
+		}
 		f.describeShort(&b, name, " ("+f.env[name]+")")
 	}
 	if first := f.order[0]; f.env[first] == variable(first) {

@@ -38,6 +38,10 @@ type flags struct {
 	tunnels  *int
 	grace    *time.Duration
 	token    string
+
+	// Of an agent with a way out only; nil otherwise.
+	egressListen *string
+	forward      *list
 }
 
 // errHelp says that help was asked for and printed.
@@ -90,6 +94,36 @@ func (f *flags) yes(name, env, about string) *bool {
 	return f.Bool(name, false, about)
 }
 
+// list is a flag that may be given several times, or once with commas.
+type list []string
+
+func (l *list) String() string {
+	if l == nil {
+		return ""
+	}
+	return strings.Join(*l, ",")
+}
+
+// Set adds what s lists; the empty text takes everything away.
+func (l *list) Set(s string) error {
+	if s == "" {
+		*l = nil
+	}
+	for part := range strings.SplitSeq(s, ",") {
+		if part = strings.TrimSpace(part); part != "" {
+			*l = append(*l, part)
+		}
+	}
+	return nil
+}
+
+func (f *flags) listed(name, env, about string) *list {
+	f.env[name] = env
+	l := new(list)
+	f.Var(l, name, about)
+	return l
+}
+
 // parse reads args and then the environment.
 func (f *flags) parse(args []string) error {
 	// Help that was asked for goes to standard output; a mistake is reported by
@@ -115,6 +149,9 @@ func (f *flags) check(name string) error {
 		return errors.New("expected text or json")
 	case name == "grace" && f.grace != nil && *f.grace < 0:
 		return errors.New("expected a time that is not negative")
+	case name == "forward" && f.forward != nil:
+		_, err := f.namedForwards()
+		return err
 	case name == "tunnels" && f.tunnels != nil && (*f.tunnels < 1 || *f.tunnels > protocol.MaxTunnels):
 		return fmt.Errorf("expected 1 to %d", protocol.MaxTunnels)
 	}

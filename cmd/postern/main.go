@@ -40,6 +40,9 @@ Usage:
   postern status [APP]              which instances are connected, and how they are
   postern logs [-f] APP[/INSTANCE]  what the app writes, or wrote before it died
   postern events                    what the app's webhooks are doing: list, show, tail, replay, export
+  postern egress                    what apps call, may call, and why: explain, log, deny, allow, learn, status, usage
+  postern apply -f FILE             put a new version of the manifest in force
+  postern manifest                  its versions: diff, history, show, rollback, promote
   postern --version
 
 The relay and the token come from POSTERN_RELAY and POSTERN_TOKEN.
@@ -80,6 +83,7 @@ func find(args []string) (int, error) {
 	verbs := map[string]verb{
 		"run": runChild, "agent": runAgent, "http": runHTTP, "doctor": runDoctor,
 		"status": runStatus, "logs": runLogs, "events": runEvents,
+		"egress": runEgress, "apply": runApply, "manifest": runManifest,
 	}
 	switch name := args[0]; name {
 	case "--help", "-h", "-help", "help":

@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"os/signal"
 	"strconv"
@@ -23,6 +24,8 @@ type runFlags struct {
 	port, readyPath, forwardTERM  *string
 	noPort, oneOff, front, rescue *bool
 	subreaper, noLogs, noDoctor   *bool
+	noEgress                      *bool
+	rewrite                       *list
 }
 
 func newRunFlags() *runFlags {
@@ -38,6 +41,9 @@ func newRunFlags() *runFlags {
 	f.subreaper = f.yes("subreaper", "POSTERN_SUBREAPER", "adopt and reap the app's orphans, as the first process of a container does anyway")
 	f.noLogs = f.yes("no-logs", "POSTERN_NO_LOGS", "do not look at the app's output")
 	f.noDoctor = f.yes("no-doctor", "POSTERN_NO_DOCTOR", "do not look for what keeps the app from being reached")
+	f.noEgress = f.yes("no-egress", "POSTERN_NO_EGRESS", "leave the app's calls to the outside alone: set no proxy")
+	f.outletFlags("127.0.0.1:0")
+	f.rewrite = f.listed("rewrite", "POSTERN_REWRITE", "a variable with a URL whose host is replaced by the --forward that leads there: DATABASE_URL")
 	return f
 }
 
@@ -96,6 +102,21 @@ func (f *runFlags) wrap(ctx context.Context, p platform.Platform, keep *logs.Log
 	if grace == 0 {
 		grace = run.NoGrace // a platform that kills at once
 	}
+	target := ""
+	if where.port != 0 {
+		target = net.JoinHostPort("127.0.0.1", strconv.Itoa(where.port))
+	}
+	config, noAgent := f.agentConfig(target, p, log)
+	var proxy netip.AddrPort
+	if noAgent != nil {
+		log.Warn("app runs without a tunnel", "reason", noAgent)
+	} else {
+		outlet, cleanUp := f.wayOut(p, &where, log)
+		defer cleanUp()
+		if config.Outlet = outlet; outlet != nil && !*f.noEgress {
+			proxy = outlet.Addr()
+		}
+	}
 	cfg := agent.WrapConfig{
 		Command: run.Command{
 			Args: command, Env: where.env, Grace: grace,
@@ -103,21 +124,14 @@ func (f *runFlags) wrap(ctx context.Context, p platform.Platform, keep *logs.Log
 		},
 		Place: doctor.Place{
 			Platform: p.Name, Process: p.Process, Port: where.port, PortVar: os.Getenv("PORT"), Serves: where.serves,
-			BootLimit: p.BootLimit, Grace: p.Grace, Sleeps: p.Sleeps, Env: lookup(where.env), ReadyPath: *f.readyPath,
+			BootLimit: p.BootLimit, Grace: p.Grace, Sleeps: p.Sleeps, Env: lookup(where.env), ReadyPath: *f.readyPath, Proxy: proxy,
 		},
 		Log: keep, NoDoctor: *f.noDoctor, Front: where.front, Rescue: *f.rescue, Logger: log,
 	}
 	if keep != nil {
 		cfg.Command.Stdout, cfg.Command.Stderr = keep.Tee(logs.Stdout, os.Stdout), keep.Tee(logs.Stderr, os.Stderr)
 	}
-	target := ""
-	if where.port != 0 {
-		target = net.JoinHostPort("127.0.0.1", strconv.Itoa(where.port))
-	}
-	config, err := f.agentConfig(target, p, log)
-	if err != nil {
-		log.Warn("app runs without a tunnel", "reason", err)
-	} else {
+	if noAgent == nil {
 		cfg.Agent = &config
 	}
 	return agent.Wrap(ctx, cfg)
