@@ -31,6 +31,7 @@ type demo struct {
 	processes []*process // in the order they were started
 	relay     *process
 	app       *process
+	partner   *partner
 	stripeID  string // of the events sent
 	githubID  string
 }
@@ -46,6 +47,11 @@ apps:
       github:
         provider: github
         secrets: [{env: GITHUB_SECRET}]
+    egress:
+      allow: [http://rates.partner.test:PORT]
+egress:
+  allow_ranges: [{range: 127.0.0.1/32, ports: [PORT], reason: the demo's partner is on this machine}]
+  tests: [{app: shop, target: http://elsewhere.test, expect: deny}]
 `
 
 // Secrets for this run only, as the providers would make them.
@@ -71,7 +77,12 @@ func newDemo(bin, port string) (*demo, error) {
 		return nil, err
 	}
 	d := &demo{bin: bin, folder: folder, port: port, env: cleanEnv(), client: &http.Client{Transport: toLoopback()}}
-	if err := os.WriteFile(d.file("postern.yaml"), []byte(manifest), 0o600); err != nil {
+	if d.partner, err = startPartner(); err != nil {
+		d.close()
+		return nil, err
+	}
+	text := strings.ReplaceAll(manifest, "PORT", d.partner.port)
+	if err := os.WriteFile(d.file("postern.yaml"), []byte(text), 0o600); err != nil {
 		d.close()
 		return nil, err
 	}
@@ -95,7 +106,8 @@ func cleanEnv() []string {
 	var env []string
 	for _, entry := range os.Environ() {
 		name, _, _ := strings.Cut(entry, "=")
-		if name != "PORT" && name != "HOST" && name != "DATABASE_URL" && !strings.HasPrefix(name, "POSTERN_") {
+		if name != "PORT" && name != "HOST" && name != "DATABASE_URL" &&
+			!strings.HasPrefix(name, "POSTERN_") && !strings.HasSuffix(strings.ToUpper(name), "_PROXY") {
 			env = append(env, entry)
 		}
 	}
@@ -120,6 +132,9 @@ func toLoopback() *http.Transport {
 // close ends what was started, the last one first: the app's agent takes its
 // leave while the relay is still there.
 func (d *demo) close() {
+	if d.partner != nil {
+		defer d.partner.close()
+	}
 	for i := len(d.processes) - 1; i >= 0; i-- {
 		d.processes[i].stop()
 	}
@@ -152,6 +167,7 @@ func (d *demo) startRelay(ctx context.Context) (string, error) {
 		"POSTERN_MANIFEST="+d.file("postern.yaml"),
 		"POSTERN_ADMIN_LISTEN=off", // one port less that could be taken
 		"POSTERN_GRACE=5s",
+		"POSTERN_RESOLVER=udp://"+d.partner.dns.LocalAddr().String(),
 	), d.program("postern-relay"), "serve")
 	if err != nil {
 		return "", err
@@ -183,6 +199,7 @@ func (d *demo) startApp(ctx context.Context) (string, error) {
 	var err error
 	d.app, err = d.launch("the app and its agent", d.with(
 		"POSTERN_RELAY="+d.url(""), "POSTERN_TOKEN="+d.token, "POSTERN_GRACE=5s", "HOST=127.0.0.1",
+		"RATES_URL=http://"+partnerHost+":"+d.partner.port,
 	), d.program("postern"), "run", "--", d.program("demo/shop"))
 	if err != nil {
 		return "", err

@@ -1,6 +1,6 @@
 // Command demo shows Postern at work on one machine: it starts a relay and an
-// app behind an agent, sends the app signed webhooks from outside, and says step
-// by step what happened. "make demo" builds what it needs and runs it.
+// app behind an agent, sends the app signed webhooks from outside, has the app call a
+// partner through the relay, and says step by step what happened. "make demo" builds what it needs and runs it.
 //
 //	main → run
 //	  newDemo          a temporary folder, secrets, the manifest
@@ -96,6 +96,8 @@ func (d *demo) steps() []step {
 		{title: "the app has handled both", do: d.waitHandled},
 		{title: "the inbox shows what came", do: d.listEvents},
 		{title: "a browser sees the app's page", do: d.fetchPage},
+		{title: "the app calls its partner, through the relay", do: d.callPartner},
+		{title: "a call to anybody else is refused", do: d.callStranger},
 	}
 }
 
@@ -134,9 +136,13 @@ what the inbox has, and what comes from now on:
   bin/postern events list
   bin/postern events tail
 
+where the app may call, and where it tried to:
+  bin/postern egress explain http://%[5]s
+  bin/postern egress log
+
 What the app and the relay log from now on is below. Ctrl-C ends all of it.
 
-`, d.url("shop."), d.url(""), githubSecret, d.file("developer.token"))
+`, d.url("shop."), d.url(""), githubSecret, d.file("developer.token"), strangerHost)
 }
 
 // stay shows the logs until ctx ends, or one of the processes does.

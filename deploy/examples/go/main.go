@@ -32,7 +32,7 @@ func run(ctx context.Context) error {
 	if port == "" {
 		port = "3000"
 	}
-	shop := &shop{stripeSecret: os.Getenv("STRIPE_WHSEC"), githubSecret: os.Getenv("GITHUB_SECRET")}
+	shop := &shop{stripeSecret: os.Getenv("STRIPE_WHSEC"), githubSecret: os.Getenv("GITHUB_SECRET"), ratesURL: os.Getenv("RATES_URL")}
 	// All addresses, because the routers of most platforms look for that. Where
 	// only the agent is to reach the app, HOST is 127.0.0.1.
 	l, err := net.Listen("tcp", net.JoinHostPort(os.Getenv("HOST"), port))

@@ -14,6 +14,7 @@ import (
 type shop struct {
 	stripeSecret string // "whsec_…", from Stripe's dashboard
 	githubSecret string // as typed in at GitHub
+	ratesURL     string // of somebody else's server; "" for none
 
 	mu     sync.Mutex
 	seen   map[string]bool // guarded by mu; keys of the events that were handled
@@ -37,6 +38,7 @@ func (s *shop) routes() http.Handler {
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") })
 	mux.HandleFunc("POST /webhooks/stripe", s.webhook("stripe", s.verifyStripe))
 	mux.HandleFunc("POST /webhooks/github", s.webhook("github", s.verifyGitHub))
+	mux.HandleFunc("GET /rates", s.rates)
 	return mux
 }
 
