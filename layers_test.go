@@ -46,20 +46,30 @@ var rows = []row{
 		testsMay: []string{"protocol/protocoltest", "github.com/hashicorp/yamux"}}, // the peer to understand
 	{pkg: "protocol/protocoltest", may: []string{"protocol"}},
 	{pkg: "protocol/api", may: []string{"protocol"}},
+	{pkg: "protocol/policy", outside: []string{"golang.org/x/net/idna"}}, // pure
+	{pkg: "protocol/outbound", may: []string{"protocol/policy"}, outside: []string{"golang.org/x/sync/singleflight"}},
 
-	{pkg: "relay", may: []string{"protocol"}, outside: []string{"go.yaml.in/yaml/v3"}},
+	{pkg: "relay", may: []string{"protocol", "protocol/policy"},
+		outside: []string{"go.yaml.in/yaml/v3", "golang.org/x/net/publicsuffix"}},
 	{pkg: "relay/*", may: []string{"protocol", "relay"}, testsMay: []string{"protocol/protocoltest"}},
 	{pkg: "relay/auth", may: []string{"relay"}, outside: []string{"github.com/golang-jwt/jwt/v5"}},
 	{pkg: "relay/ingress", may: []string{"protocol", "relay"}, outside: []string{"github.com/go-chi/chi/v5"}},
 	{pkg: "relay/tunnel", may: []string{"protocol", "relay"}, outside: []string{"golang.org/x/net/http/httpguts"},
 		testsMay: []string{"protocol/protocoltest"}},
-	{pkg: "relay/storetest", may: []string{"relay"}},
-	{pkg: "relay/admin", may: []string{"protocol", "protocol/api", "relay"}, outside: []string{"github.com/go-chi/chi/v5"}},
+	{pkg: "relay/dns", may: []string{"protocol/outbound"}, outside: []string{"github.com/miekg/dns"},
+		testsMay: []string{"protocol/policy"}},
+	{pkg: "relay/egress", may: []string{"protocol", "protocol/policy", "protocol/outbound", "protocol/api", "relay"},
+		outside:  []string{"golang.org/x/time/rate"},
+		testsMay: []string{"protocol/protocoltest"}},
+	{pkg: "relay/policies", may: []string{"protocol", "protocol/policy", "protocol/api", "relay"},
+		testsMay: []string{"protocol/protocoltest"}},
+	{pkg: "relay/storetest", may: []string{"protocol/policy", "relay"}},
+	{pkg: "relay/admin", may: []string{"protocol", "protocol/api", "protocol/policy", "relay"}, outside: []string{"github.com/go-chi/chi/v5"}},
 	{pkg: "relay/selftest", may: []string{"protocol", "relay", "agent", "agent/forward"}},
-	{pkg: "relay/sqlite", may: []string{"relay"},
+	{pkg: "relay/sqlite", may: []string{"protocol/policy", "relay"},
 		outside:  []string{"modernc.org/sqlite", "modernc.org/sqlite/lib"},
 		testsMay: []string{"relay/storetest"}},
-	{pkg: "relay/node", may: []string{"protocol", "relay", "relay/*", "web"},
+	{pkg: "relay/node", may: []string{"protocol", "protocol/policy", "protocol/outbound", "relay", "relay/*", "web"},
 		outside:  []string{"github.com/go-chi/chi/v5", "github.com/go-chi/chi/v5/middleware"},
 		testsMay: []string{"protocol/protocoltest"}},
 
@@ -68,6 +78,8 @@ var rows = []row{
 	{pkg: "agent/run", outside: []string{"golang.org/x/sys/unix"}},
 	{pkg: "agent/forward", may: []string{"protocol"}, outside: []string{"golang.org/x/sys/unix"},
 		testsMay: []string{"protocol/protocoltest"}},
+	{pkg: "agent/egress", may: []string{"protocol", "protocol/policy", "protocol/outbound"},
+		testsMay: []string{"protocol/protocoltest"}},
 	{pkg: "agent/proc"}, // a leaf: what the kernel says
 	{pkg: "agent/doctor", may: []string{"protocol", "agent/proc"}, outside: []string{"golang.org/x/sys/unix"}},
 	{pkg: "agent/conceal", outside: []string{"golang.org/x/sys/unix"}},
@@ -75,13 +87,14 @@ var rows = []row{
 	{pkg: "web"},
 	{pkg: "cmd/postern", may: []string{"agent", "agent/*", "protocol", "protocol/api"}},
 	{pkg: "cmd/postern-relay", may: []string{"protocol", "relay", "relay/*"}},
-	{pkg: "deploy/demo"}, // it drives the two binaries as anybody would
+	{pkg: "deploy/demo", outside: []string{"golang.org/x/net/dns/dnsmessage"}}, // it drives the two binaries as anybody would
 	{pkg: "."},           // this test
 }
 
 // kept is what must never be linked into a binary, however far down.
 var kept = map[string][]string{
-	"cmd/postern": {"relay", "web", "database/sql", "modernc.org", "github.com/jackc/pgx", "github.com/lib/pq"},
+	"cmd/postern": {"relay", "web", "database/sql", "modernc.org", "github.com/jackc/pgx", "github.com/lib/pq",
+		"github.com/miekg", "golang.org/x/net/publicsuffix"},
 }
 
 // vague are names that say nothing about what a package gives.
