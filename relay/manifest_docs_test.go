@@ -39,7 +39,7 @@ func asManifest(example string) string {
 	switch {
 	case strings.HasPrefix(example, "version:"):
 		return example
-	case strings.HasPrefix(example, "secrets:"), strings.HasPrefix(example, "egress:\n  deny:"):
+	case strings.HasPrefix(example, "secrets:"), strings.HasPrefix(example, "egress:\n  deny:"), strings.HasPrefix(example, "egress:\n  rollout:"):
 		return "version: 1\napps: {shop: {egress: {allow: [https://api.stripe.com]}}}\n" + example
 	default:
 		return "version: 1\napps:\n  shop:\n" + indent(example, "    ") + partner

@@ -163,9 +163,15 @@ func (r *manifestReader) readHTTPRule(p place) policy.HTTPRule {
 		}
 	}
 	for _, item := range r.items(f["paths"], maxListed) {
-		if path, ok := parsed(r, item, expectedPath, parsePath); ok {
-			rule.Paths = append(rule.Paths, path)
+		path, ok := parsed(r, item, expectedPath, parsePath)
+		if !ok {
+			continue
 		}
+		if _, err := policy.ParsePath(path); err != nil {
+			r.fail(item, "expected a path that can be read in one way only, found %s: %v", quote(path), err)
+			continue
+		}
+		rule.Paths = append(rule.Paths, path)
 	}
 	return rule
 }

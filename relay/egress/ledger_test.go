@@ -552,7 +552,7 @@ func TestTenThousandCallsAreCutWithinASecond(t *testing.T) {
 		t.Errorf("%d were cut", cut)
 	}
 	t.Logf("looked at %d twice in %v", n, time.Since(start))
-	if took := time.Since(start); took > time.Second {
+	if took := time.Since(start); took > time.Second && !raceEnabled {
 		t.Errorf("it took %v", took)
 	}
 	for _, c := range calls {

@@ -106,7 +106,7 @@ type splice struct {
 	// gate reads and checks the client's first bytes in up; nil: that was done.
 	gate func() ([]byte, *policy.Refusal)
 
-	mu     sync.Mutex
+	mu       sync.Mutex
 	half     *time.Timer // guarded by mu; runs once one direction has ended
 	upOver   bool        // guarded by mu; the app's end has come
 	downOver bool        // guarded by mu; down has returned

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/posternhq/postern/protocol"
 	"github.com/posternhq/postern/protocol/outbound"
@@ -86,12 +87,22 @@ func (n *Node) tellPolicy(ctx context.Context, t *tunnel.Tunnel) {
 	if t.Number() != 0 || !t.Has(protocol.FeatureEgress) {
 		return
 	}
-	s, err := t.Tell(ctx, protocol.Open{Kind: protocol.KindPolicy})
-	if err != nil {
-		return // the session is over
+	for ctx.Err() == nil {
+		s, err := t.Tell(ctx, protocol.Open{Kind: protocol.KindPolicy})
+		if err != nil {
+			return // the session is over, or on its way
+		}
+		n.policies.Serve(ctx, t.App(), t.Instance(), s)
+		select { // an agent that took nothing for long may recover
+		case <-time.After(tellAgain):
+		case <-ctx.Done():
+		}
 	}
-	n.policies.Serve(ctx, t.App(), t.Instance(), s)
 }
+
+// tellAgain is the pause before an agent that did not take its policy is given it
+// again.
+const tellAgain = 2 * time.Second
 
 // serveStream takes the streams that agents open.
 func (n *Node) serveStream(ctx context.Context, t *tunnel.Tunnel, s *protocol.Stream) {

@@ -223,19 +223,22 @@ func (n *Node) loadManifest(ctx context.Context) error {
 	}
 	n.watcher = NewManifestWatcher(WatchConfig{
 		Path: n.cfg.Manifest, Options: n.manifestOptions(), Logger: n.cfg.Logger,
-		Apply: func(source []byte, m *relay.Manifest) {
+		Apply: func(source []byte, m *relay.Manifest) error {
 			ctx, cancel := context.WithTimeout(context.Background(), storeTime)
 			defer cancel()
-			if err := n.policies.SetFile(ctx, source, m); err != nil {
-				n.cfg.Logger.Error("manifest not applied, the running version stays", "file", n.cfg.Manifest, "err", err)
-			}
+			return n.policies.SetFile(ctx, source, m)
 		},
 	})
 	source, m, err := n.watcher.Load()
 	if err != nil {
 		return err
 	}
-	if err := n.policies.Load(ctx); err != nil {
+	var outdated relay.ManifestErrors
+	if err := n.policies.Load(ctx); errors.As(err, &outdated) {
+		// Written for another version of this program, or with a secret that is gone:
+		// the file takes over.
+		n.cfg.Logger.Warn("the manifest that ran last cannot be read any more", "err", err)
+	} else if err != nil {
 		return err
 	}
 	return n.policies.SetFile(ctx, source, m)

@@ -23,8 +23,9 @@ type WatchConfig struct {
 	// Options go to relay.ParseManifest. ReadFile defaults to reading a regular
 	// file of at most relay.MaxManifestSize.
 	Options relay.ManifestOptions
-	// Apply gets each new version with its text, from Run's goroutine. Default: nothing.
-	Apply  func(source []byte, m *relay.Manifest)
+	// Apply gets each new version with its text, from Run's goroutine. When it fails, it
+	// gets it again at the next look. Default: nothing.
+	Apply  func(source []byte, m *relay.Manifest) error
 	Logger *slog.Logger // default: discards
 }
 
@@ -89,7 +90,7 @@ func NewManifestWatcher(cfg WatchConfig) *ManifestWatcher {
 		cfg.Options.ReadFile = readRegular
 	}
 	if cfg.Apply == nil {
-		cfg.Apply = func([]byte, *relay.Manifest) {}
+		cfg.Apply = func([]byte, *relay.Manifest) error { return nil }
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -161,10 +162,14 @@ func (w *ManifestWatcher) judge(data []byte, err error) {
 		w.cfg.Logger.Info("manifest is the running version again", "file", w.cfg.Path)
 		return
 	}
+	if err := w.cfg.Apply(data, m); err != nil {
+		w.judged = w.running // as if it had not been read
+		w.cfg.Logger.Error("manifest not applied, the running version stays", "file", w.cfg.Path, "err", err)
+		return
+	}
 	w.running = sum
 	w.cfg.Logger.Info("manifest applied", "file", w.cfg.Path, "apps", len(m.Apps))
 	w.warnUnused(m)
-	w.cfg.Apply(data, m)
 }
 
 func (w *ManifestWatcher) logRefusal(err error) {

@@ -52,7 +52,7 @@ func watch(t *testing.T, content string, test func(*watched)) {
 func (w *watched) build() *ManifestWatcher {
 	return NewManifestWatcher(WatchConfig{
 		Path:   w.path,
-		Apply:  func(_ []byte, m *relay.Manifest) { w.applied = append(w.applied, m) },
+		Apply:  func(_ []byte, m *relay.Manifest) error { w.applied = append(w.applied, m); return nil },
 		Logger: slog.New(slog.NewTextHandler(&w.log, nil)),
 		Options: relay.ManifestOptions{
 			Env: func(string) (string, bool) { return "s3cret-value", true },
