@@ -1,7 +1,7 @@
 // Written by postern run. Has a Node that cannot by itself use the proxy in HTTP_PROXY
 // and HTTPS_PROXY: http and https with their default agents, and fetch. Where Node does
 // so itself (NODE_USE_ENV_PROXY, 22.21 and 24.5 and later), or where something else has
-// been put in place before, nothing is changed.
+// been put in place before, nothing is changed, but for fetch of http://.
 'use strict';
 (() => {
   const ours = process.env.POSTERN_PROXY;
@@ -101,12 +101,38 @@
   // for the dispatcher that all its calls go through.
   const key = Symbol.for('undici.globalDispatcher.1');
   const native = globalThis.fetch;
-  if (typeof native !== 'function' || globalThis[key] !== undefined) return;
+  // plainly has a dispatcher send http:// in absolute form: a rule for http:// does not
+  // let a CONNECT through, in which nobody sees the requests.
+  const plainly = (dispatcher, plain) => {
+    const dispatch = dispatcher.dispatch.bind(dispatcher);
+    dispatcher.dispatch = (options, handler) => {
+      const to = new URL(String(options.origin));
+      if (!viaHTTP || to.protocol !== 'http:' || past(to.hostname, to.port || 80)) return dispatch(options, handler);
+      return plain.dispatch({
+        ...options, origin: proxy.origin, path: to.origin + options.path, headers: withHost(options.headers, to.host),
+      }, handler);
+    };
+  };
+  // withHost adds the Host field, in whichever of its forms the headers come.
+  const withHost = (headers, value) => {
+    if (Array.isArray(headers)) {
+      return headers.some((h, i) => i % 2 === 0 && String(h).toLowerCase() === 'host') ? headers : [...headers, 'host', value];
+    }
+    return { host: value, ...(headers || {}) };
+  };
+  if (globalThis[key] !== undefined) return; // somebody's own
+  if (typeof native !== 'function') return;
   let installed = false;
   const install = () => {
     installed = true;
-    void globalThis.Headers; // loads it
+    if (globalThis[key] === undefined) void globalThis.Headers; // loads it
     const direct = globalThis[key];
+    if (direct && direct.constructor.name === 'EnvHttpProxyAgent') {
+      // Node does it itself, and sends http:// through CONNECT as well.
+      const inner = Object.getOwnPropertySymbols(direct).map((s) => direct[s]).find((v) => v && v.constructor && v.constructor.name === 'Agent');
+      if (inner) plainly(direct, new inner.constructor());
+      return;
+    }
     if (!direct || direct.constructor.name !== 'Agent') return;
     const Agent = direct.constructor;
     const tls = require('tls');
@@ -126,20 +152,10 @@
     const dispatch = direct.dispatch.bind(direct);
     direct.dispatch = (options, handler) => {
       const to = new URL(String(options.origin));
-      const secure = to.protocol === 'https:';
-      if (!(secure ? viaHTTPS : viaHTTP) || past(to.hostname, to.port || (secure ? 443 : 80))) return dispatch(options, handler);
-      if (secure) return tunneled.dispatch(options, handler);
-      return plain.dispatch({
-        ...options, origin: proxy.origin, path: to.origin + options.path, headers: withHost(options.headers, to.host),
-      }, handler);
+      if (!viaHTTPS || to.protocol !== 'https:' || past(to.hostname, to.port || 443)) return dispatch(options, handler);
+      return tunneled.dispatch(options, handler);
     };
-  };
-  // withHost adds the Host field, in whichever of its forms the headers come.
-  const withHost = (headers, value) => {
-    if (Array.isArray(headers)) {
-      return headers.some((h, i) => i % 2 === 0 && String(h).toLowerCase() === 'host') ? headers : [...headers, 'host', value];
-    }
-    return { host: value, ...(headers || {}) };
+    plainly(direct, plain);
   };
   const fetch = function fetch(input, init) {
     if (!installed) {

@@ -51,7 +51,7 @@ func (c *webConn) Read(b []byte) (int, error) {
 }
 
 func (c *webConn) Write(b []byte) (int, error) {
-	if true {
+	if c.handling.Load() {
 		return c.Conn.Write(b)
 	}
 	head, text, _ := bytes.Cut(b, []byte("\r\n\r\n"))
