@@ -49,7 +49,10 @@ func (r *manifestReader) readRule(p place) policy.Rule {
 	rule.Via = r.direct(f["via"], "relay")
 	rule.OnRelayLoss = r.direct(f["on_relay_loss"], "closed")
 	rule.Upgrade = r.boolean(f["upgrade"])
-	rule.Wait = f["optimistic"].given() && !r.boolean(f["optimistic"])
+	if f["optimistic"].given() {
+		rule.Early = r.boolean(f["optimistic"])
+		rule.Wait = !rule.Early
+	}
 	rule.Intercept = r.boolean(f["intercept"])
 	rule.Expires = r.date(f["expires"])
 	rule.Owner = r.readOwner(f["owner"])

@@ -51,6 +51,7 @@ type Proxy struct {
 	dialer   *outbound.Dialer
 	journal  *journal
 	denials  *seldom // what the log has been told
+	proven   *proven // where tunnels have led lately
 
 	snapshot atomic.Pointer[snapshot] // nil: no policy yet
 	taking   sync.Mutex               // held while a policy is taken
@@ -77,6 +78,7 @@ func Listen(cfg Config) (*Proxy, error) {
 		cfg: cfg, log: cfg.Logger,
 		dialer:  &outbound.Dialer{Resolver: outbound.NewCache(outbound.System(), outbound.CacheConfig{})},
 		denials: newSeldom(),
+		proven:  newProven(),
 		conns:   map[net.Conn]struct{}{},
 		done:    make(chan struct{}),
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -47,7 +48,7 @@ func TestAnAllowedConnectIsATunnel(t *testing.T) {
 	c.established().send("hello").expect("hello")
 	o := r.next(protocol.KindEgress)
 	e := o.Egress
-	if o.Addr != "api.allowed.test:443" || !e.Early || e.Serial != 7 || e.From != "connect" || !strings.HasPrefix(e.Flow, "flo_") || len(e.Flow) != 30 ||
+	if o.Addr != "api.allowed.test:443" || e.Early || e.Serial != 7 || e.From != "connect" || !strings.HasPrefix(e.Flow, "flo_") || len(e.Flow) != 30 ||
 		e.Traceparent != "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01" {
 		t.Errorf("open %+v %+v", o, e)
 	}
@@ -55,6 +56,48 @@ func TestAnAllowedConnectIsATunnel(t *testing.T) {
 	if how := c.ended(); how != "end" {
 		t.Errorf("half-close came back as %s", how)
 	}
+}
+
+// Where a tunnel has led lately the app is told before the relay has dialed, until that
+// proves wrong; anywhere else it sees what became of the dial.
+func TestTheAppIsToldEarlyOfWhatHasGoneWell(t *testing.T) {
+	detail, _ := json.Marshal(policy.Refusal{Cause: policy.Refused, Message: "nobody listens there"})
+	down := &atomic.Bool{}
+	r := newRig(t, testPolicy(7), func(r *rig, _ *Config) {
+		carry := r.tunnel
+		r.tunnel = func(s *protocol.Stream) {
+			if down.Load() {
+				s.RefuseWith(protocol.Reply{Code: protocol.CodeRefused, Message: "no", Detail: detail})
+				return
+			}
+			carry(s)
+		}
+	})
+	ask := func(early bool) *client {
+		t.Helper()
+		c := r.dial().send("CONNECT api.allowed.test:443 HTTP/1.1\r\n\r\n")
+		if e := r.next(protocol.KindEgress).Egress; e.Early != early {
+			t.Errorf("early %v, expected %v", e.Early, early)
+		}
+		return c
+	}
+	truthful := func() {
+		t.Helper()
+		if resp, body := ask(false).answer("CONNECT"); resp.StatusCode != 502 || decodeError(t, body).Error.Code != "connection_refused" {
+			t.Errorf("%d %s", resp.StatusCode, body)
+		}
+	}
+	down.Store(true)
+	truthful()
+	down.Store(false)
+	ask(false).established().send("hello").expect("hello")
+	ask(true).established().send("hello").expect("hello")
+	down.Store(true)
+	if how := ask(true).established().ended(); how != "reset" {
+		t.Errorf("the app saw %s", how)
+	}
+	eventually(t, "it is not believed in any more", func() bool { return !r.proven.has("api.allowed.test:443") })
+	truthful()
 }
 
 func TestBytesBehindConnectAreNotLost(t *testing.T) {
@@ -126,7 +169,11 @@ func TestADeniedConnectIsAnsweredHere(t *testing.T) {
 
 func TestARefusalAfterAnEarlyAnswerIsAReset(t *testing.T) {
 	detail, _ := json.Marshal(policy.Refusal{Cause: policy.SNIMismatch, Message: "the hello is for another name", Where: "apps.shop.egress.allow[0]"})
-	r := newRig(t, testPolicy(7), func(r *rig, _ *Config) {
+	p := testPolicy(7)
+	for i := range p.Allow {
+		p.Allow[i].Early = true
+	}
+	r := newRig(t, p, func(r *rig, _ *Config) {
 		r.tunnel = func(s *protocol.Stream) {
 			s.RefuseWith(protocol.Reply{Code: protocol.CodeForbidden, Message: "no", Detail: detail})
 		}

@@ -2,7 +2,6 @@ package egress
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -115,7 +114,7 @@ func (t *route) aim(r *http.Request) (policy.Target, *policy.Refusal) {
 	r.URL = &url.URL{Scheme: scheme, Host: target.HostPort(), Opaque: t.raw}
 	if strings.HasPrefix(t.raw, "//") { // net/http would take it for a host
 		path, query, hasQuery := strings.Cut(t.raw, "?")
-		path = spelled(path)
+		path = policy.Spell(path)
 		plain, err := url.PathUnescape(path)
 		if err != nil {
 			return target, policy.NewRefusal(policy.BadTarget, "the URL's path has an escape that cannot be read")
@@ -124,21 +123,6 @@ func (t *route) aim(r *http.Request) (policy.Target, *policy.Refusal) {
 		r.URL.RawQuery, r.URL.ForceQuery = query, hasQuery
 	}
 	return target, nil
-}
-
-// spelled escapes what package url would not take in a RawPath: it would spell the
-// whole path anew, and of %2F make the slash that it is not.
-func spelled(path string) string {
-	var out strings.Builder
-	for i := range len(path) {
-		c := path[i]
-		if '0' <= c && c <= '9' || 'a' <= c|0x20 && c|0x20 <= 'z' || strings.IndexByte("-_.~!$&'()*+,;=:@[]%/", c) >= 0 {
-			out.WriteByte(c)
-		} else {
-			fmt.Fprintf(&out, "%%%02X", c)
-		}
-	}
-	return out.String()
 }
 
 // watch notes which connection the request got, and has it judged by the policy of

@@ -58,7 +58,7 @@ func TestSOCKS(t *testing.T) {
 		c.expect("\x05" + string(test.reply) + "\x00\x01\x00\x00\x00\x00\x00\x00")
 		if test.reply == 0 {
 			c.send("hello").expect("hello")
-			if o := r.next(protocol.KindEgress); o.Egress.From != "socks" || !o.Egress.Early {
+			if o := r.next(protocol.KindEgress); o.Egress.From != "socks" {
 				t.Errorf("%+v", o.Egress)
 			}
 		} else if how := c.ended(); how != "end" {

@@ -55,11 +55,20 @@ func (p *Proxy) tunnel(ctx context.Context, c *call) {
 		p.refuse(c, flow, d.Refusal(snap.compiled, policy.Call{Target: c.target}))
 	case isDirect(d):
 		p.directTunnel(ctx, c, flow, snap, d)
-	case d.Rule != nil && d.Rule.Wait:
-		p.waitTunnel(ctx, c, flow, snap, d)
-	default:
+	case p.isEarly(c.target, d):
 		p.earlyTunnel(ctx, c, flow, snap, d)
+	default:
+		p.waitTunnel(ctx, c, flow, snap, d)
 	}
+}
+
+// isEarly reports whether the app is told that it is connected before the relay has
+// dialed: where its line says so, and else where that has gone well lately.
+func (p *Proxy) isEarly(t policy.Target, d policy.Decision) bool {
+	if d.Rule != nil && (d.Rule.Wait || d.Rule.Early) {
+		return d.Rule.Early
+	}
+	return p.proven.has(t.HostPort())
 }
 
 func isDirect(d policy.Decision) bool { return d.Rule != nil && d.Rule.Via == "direct" }
@@ -160,6 +169,7 @@ func (p *Proxy) waitTunnel(ctx context.Context, c *call, flow *flow, snap *snaps
 		if attempt == 1 && isElsewhere(err) {
 			continue // another tunnel may take it
 		}
+		p.proven.note(flow.Target, false)
 		if r := replyRefusal(err); r.Cause != policy.RelayLost {
 			p.fail(c, flow, r)
 		} else {
@@ -167,6 +177,7 @@ func (p *Proxy) waitTunnel(ctx context.Context, c *call, flow *flow, snap *snaps
 		}
 		return
 	}
+	p.proven.note(flow.Target, true)
 	p.carry(c, s, flow, false)
 }
 
@@ -242,9 +253,14 @@ func (k *carried) serve() {
 func (k *carried) tell() {
 	// The reader has seen the Reply, if any came; this does not wait.
 	err := k.stream.AwaitReply(context.Background())
+	if err == nil {
+		k.proxy.proven.note(k.target, true)
+		return
+	}
 	if refused := (*protocol.Error)(nil); errors.As(err, &refused) && refused.Unsent {
 		r := replyRefusal(err)
 		r.Flow = k.id
+		k.proxy.proven.note(k.target, false)
 		k.proxy.logRefusal("call refused by the relay after the app was told that it is connected; its connection was reset", k.from, k.target, r)
 	}
 }

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 )
@@ -164,4 +165,20 @@ func ambiguousPath(path string) string {
 		}
 	}
 	return ""
+}
+
+// Spell escapes what package url would not take in a RawPath: it would spell the whole
+// path anew, and of %2F make the slash that it is not. The path that is sent on is the
+// one that was judged.
+func Spell(path string) string {
+	var out strings.Builder
+	for i := range len(path) {
+		c := path[i]
+		if '0' <= c && c <= '9' || 'a' <= c|0x20 && c|0x20 <= 'z' || strings.IndexByte("-_.~!$&'()*+,;=:@[]%/", c) >= 0 {
+			out.WriteByte(c)
+		} else {
+			fmt.Fprintf(&out, "%%%02X", c)
+		}
+	}
+	return out.String()
 }

@@ -89,7 +89,8 @@ type Rule struct {
 	Via         string `json:"via,omitempty"`           // "direct": the agent dials; "" is the relay
 	OnRelayLoss string `json:"on_relay_loss,omitempty"` // "direct": the agent dials while there is no relay; "" refuses
 	Upgrade     bool   `json:"upgrade,omitempty"`       // of http: the relay speaks TLS to the host
-	Wait        bool   `json:"wait,omitempty"`          // the client is answered after the dial, not before
+	Wait        bool   `json:"wait,omitempty"`          // the client is always answered after the dial
+	Early       bool   `json:"early,omitempty"`         // the client is always answered before the dial; neither: where it has gone well lately
 	// Intercept needs what this version does not do: calls that such a line decides
 	// are refused.
 	Intercept bool `json:"intercept,omitempty"`

@@ -268,11 +268,14 @@ func (e *Egress) rewrite(p *httputil.ProxyRequest) {
 		p.Out.Host = hostLine(f.dial, 443)
 	}
 	// As the client spelled it. What begins with two slashes net/http would take for a
-	// host; it is spelled by the rules of package url.
+	// host; it is spelled so that package url leaves it alone.
 	if raw := rawTarget(p.In.RequestURI); !strings.HasPrefix(raw, "//") {
 		p.Out.URL.Opaque = raw
 	} else {
-		p.Out.URL.Path, p.Out.URL.RawPath = f.url.Path, f.url.RawPath
+		path, _, _ := strings.Cut(raw, "?")
+		path = policy.Spell(path)
+		plain, _ := url.PathUnescape(path) // ParseURL has read it
+		p.Out.URL.Path, p.Out.URL.RawPath = plain, path
 		p.Out.URL.RawQuery, p.Out.URL.ForceQuery = f.url.RawQuery, f.url.ForceQuery
 	}
 	p.Out.Trailer = p.In.Trailer // the same map: its values come with the end of the body

@@ -190,18 +190,19 @@ func TestSmugglingFormsDoNotPass(t *testing.T) {
 		status int
 		seen   string
 	}{
-		"unknown coding":       {"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", 501, ""},
-		"two codings":          {"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n", 501, ""},
-		"two lengths":          {"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", 400, ""},
-		"list of lengths":      {"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2, 2\r\n\r\nab", 400, ""},
-		"two hosts":            {"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400, ""},
-		"bare CR":              {"GET / HTTP/1.1\r\nHost: a\r\nX-A: 1\rX-B: 2\r\n\r\n", 400, ""},
-		"NUL":                  {"GET / HTTP/1.1\r\nHost: a\r\nX-A: 1\x002\r\n\r\n", 400, ""},
-		"length and chunks":    {"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 200, `POST / -1 [chunked] ""`},
-		"equal lengths":        {"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nab", 200, `POST / 2 [] "ab"`},
-		"a body like requests": {"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 43\r\n\r\nGET http://evil.test/ HTTP/1.1\r\nHost: e\r\n\r\n", 200, "GET / 43 []"},
-		"h2c":                  {"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA\r\nConnection: Upgrade, HTTP2-Settings\r\n\r\n", 200, `GET / 0 [] ""`},
-		"two slashes":          {"GET //evil.test/x HTTP/1.1\r\nHost: a\r\n\r\n", 200, `GET //evil.test/x 0 [] ""`},
+		"unknown coding":        {"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", 501, ""},
+		"two codings":           {"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n", 501, ""},
+		"two lengths":           {"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", 400, ""},
+		"list of lengths":       {"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2, 2\r\n\r\nab", 400, ""},
+		"two hosts":             {"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400, ""},
+		"bare CR":               {"GET / HTTP/1.1\r\nHost: a\r\nX-A: 1\rX-B: 2\r\n\r\n", 400, ""},
+		"NUL":                   {"GET / HTTP/1.1\r\nHost: a\r\nX-A: 1\x002\r\n\r\n", 400, ""},
+		"length and chunks":     {"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 200, `POST / -1 [chunked] ""`},
+		"equal lengths":         {"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nab", 200, `POST / 2 [] "ab"`},
+		"a body like requests":  {"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 43\r\n\r\nGET http://evil.test/ HTTP/1.1\r\nHost: e\r\n\r\n", 200, "GET / 43 []"},
+		"h2c":                   {"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA\r\nConnection: Upgrade, HTTP2-Settings\r\n\r\n", 200, `GET / 0 [] ""`},
+		"two slashes and a bar": {"GET //a%2Fb|c/x HTTP/1.1\r\nHost: a\r\n\r\n", 200, `GET //a%2Fb%7Cc/x 0 [] ""`},
+		"two slashes":           {"GET //evil.test/x HTTP/1.1\r\nHost: a\r\n\r\n", 200, `GET //evil.test/x 0 [] ""`},
 	} {
 		mu.Lock()
 		seen = nil
