@@ -22,7 +22,7 @@ type Flow struct {
 	Path   string `json:"path,omitempty"` // without the query
 	SNI    string `json:"sni,omitempty"`
 	ECH    bool   `json:"ech,omitempty"`
-	Via    string `json:"via"` // relay, direct
+	Via    string `json:"via"` // relay; direct: the agent dialed; agent: it refused the call
 
 	Verdict string `json:"verdict"`              // allow, report (enforce would refuse), deny
 	Cause   string `json:"cause,omitempty"`      // a policy.Cause: of a refusal, or of how it failed later

@@ -138,12 +138,15 @@ type EgressTarget struct {
 	First, Last time.Time
 }
 
+// MaxFlowSums is how many sums one answer of Flows has at most.
+const MaxFlowSums = 100_000
+
 // FlowFilter selects sums. Zero fields select everything.
 type FlowFilter struct {
 	App   AppID
 	Since time.Time // hours that end after it
 	Until time.Time // hours that begin before it
-	Limit int       // default and at most 100000
+	Limit int       // default and at most MaxFlowSums
 }
 
 // EgressStore keeps versions of the manifest, orders, what was called, and who did

@@ -58,6 +58,7 @@ func learnCalls(ctx context.Context, c *console, v eventVerb, args []string) (in
 		return exitOK, nil
 	}
 	io.WriteString(c.out, strings.TrimRight(printable(l.YAML, "\n"), "\n")+"\n")
+	c.sayIncomplete(l.Incomplete)
 	fresh := 0
 	for _, r := range l.Rules {
 		if !r.Allowed {
@@ -68,4 +69,11 @@ func learnCalls(ctx context.Context, c *console, v eventVerb, args []string) (in
 		c.say("%s, of which the running version does not allow %d", count(len(l.Rules), "target"), fresh)
 	}
 	return exitOK, nil
+}
+
+// sayIncomplete warns of an answer that left records out.
+func (c *console) sayIncomplete(yes bool) {
+	if yes {
+		c.say("not all is in this: there are more records than the relay looks at; ask for less time, or for one app")
+	}
 }

@@ -218,7 +218,7 @@ func (l *callLog) outcome(f *protocol.Flow) string {
 	if f.ECH {
 		add("encrypted hello")
 	}
-	if f.Via == "direct" && f.Verdict != "deny" { // else the agent refused it, and nobody dialed
+	if f.Via == "direct" {
 		add("direct")
 	}
 	if f.Fresh {

@@ -42,7 +42,7 @@ func TestLogShowsEachCallOnceAndTheOldestFirst(t *testing.T) {
 	failed, _ := someFlow("flo_4", "db.partner.example:5432", 3)
 	failed.Ended, failed.Cause, failed.Reason, failed.Via = true, "connection_refused", "203.0.113.9:5432 refuses connections", "direct"
 	fronted := refusedFlow("flo_5", "api.stripe.com:443", 4)
-	fronted.SNI, fronted.Cause, fronted.ECH, fronted.Via = "evil.example", "sni_mismatch", true, "direct"
+	fronted.SNI, fronted.Cause, fronted.ECH, fronted.Via = "evil.example", "sni_mismatch", true, "agent"
 	r.on("GET /egress/flows", api.FlowList{Flows: []protocol.Flow{fronted, failed, ended, request, decided, open}})
 	d := newDesk()
 	if code, err := d.verb(t, "egress", "log", "--app", "shop", "--target", "API.stripe.com"); code != 0 || err != nil {

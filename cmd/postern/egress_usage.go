@@ -51,6 +51,7 @@ func showUsage(ctx context.Context, c *console, v eventVerb, args []string) (int
 		return exitOK, nil
 	}
 	c.usageTable(list.Usage).write(c.out, c.width(), c.color)
+	c.sayIncomplete(list.Incomplete)
 	return exitOK, nil
 }
 

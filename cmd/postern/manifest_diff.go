@@ -116,6 +116,7 @@ func (c *console) printDiff(d *api.ManifestDiff, name string) {
 	if len(d.Flips) > 0 {
 		c.flipTable(d.Flips).write(c.out, c.width(), c.color)
 	}
+	c.sayIncomplete(d.Incomplete)
 }
 
 // flipWords says how many verdicts would be others.

@@ -107,8 +107,9 @@ type Usage struct {
 
 // UsageList has the largest first.
 type UsageList struct {
-	Since time.Time `json:"since"`
-	Usage []Usage   `json:"usage"`
+	Since      time.Time `json:"since"`
+	Usage      []Usage   `json:"usage"`
+	Incomplete bool      `json:"incomplete,omitempty"` // there were more records than are looked at
 }
 
 // Learned is the smallest allow list for what an app has called.
@@ -117,6 +118,8 @@ type Learned struct {
 	Since time.Time     `json:"since"`
 	Rules []LearnedRule `json:"rules"`
 	YAML  string        `json:"yaml"` // the rules as the manifest has them
+	// Incomplete is set when there were more records than are looked at.
+	Incomplete bool `json:"incomplete,omitempty"`
 }
 
 // LearnedRule is one line of it.
@@ -239,6 +242,8 @@ type ManifestDiff struct {
 	Since time.Time `json:"since,omitzero"`
 	Calls int64     `json:"calls"` // recorded calls that were judged again
 	Flips []Flip    `json:"flips"`
+	// Incomplete is set when there were more records than are looked at.
+	Incomplete bool `json:"incomplete,omitempty"`
 }
 
 // Flip is a recorded call whose verdict would change.

@@ -52,6 +52,9 @@ func (e *Egress) TakeFlows(ctx context.Context, app relay.AppID, instance string
 func (e *Egress) report(app relay.AppID, instance string, f protocol.Flow) {
 	now := e.cfg.Now()
 	f.App, f.Instance, f.Team, f.Via = string(app), instance, e.cfg.Team(app), "direct"
+	if f.Dialed == "" && f.Verdict == denied {
+		f.Via = "agent" // it refused the call by itself, and nobody dialed
+	}
 	if !validFlowID(f.ID) {
 		f.ID = relay.NewFlowID(now)
 	}

@@ -63,7 +63,7 @@ func (m *metrics) countLocked(f *protocol.Flow) {
 		key = callSeries{other, f.Form, f.Verdict, ""}
 	}
 	m.calls[key]++
-	if f.Via == "direct" {
+	if f.Via != "relay" {
 		m.direct++
 		return
 	}

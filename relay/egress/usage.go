@@ -43,6 +43,7 @@ func (e *Egress) Usage(ctx context.Context, app relay.AppID, since time.Time) (a
 	if err != nil {
 		return list, fmt.Errorf("add up calls: %w", err)
 	}
+	list.Incomplete = len(sums) >= relay.MaxFlowSums
 	type key struct{ app, target, rule, verdict string }
 	places := map[key]int{}
 	for _, s := range sums {

@@ -51,6 +51,7 @@ func (p *Policies) Diff(ctx context.Context, req api.ManifestRequest) (api.Manif
 			return api.ManifestDiff{}, fmt.Errorf("list recorded calls: %w", err)
 		}
 		f.judge(app, sums)
+		out.Incomplete = out.Incomplete || len(sums) >= relay.MaxFlowSums
 	}
 	out.Calls, out.Flips = f.calls, f.sorted()
 	return out, nil

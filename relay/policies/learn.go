@@ -28,7 +28,7 @@ func (p *Policies) Learn(ctx context.Context, app relay.AppID, since time.Time) 
 	for _, sum := range sums {
 		l.add(sum)
 	}
-	out := api.Learned{App: string(app), Since: since, Rules: []api.LearnedRule{}}
+	out := api.Learned{App: string(app), Since: since, Rules: []api.LearnedRule{}, Incomplete: len(sums) >= relay.MaxFlowSums}
 	var yaml strings.Builder
 	fmt.Fprintf(&yaml, "# What %s called from %s to %s. Look at each line before you keep it.\n", app,
 		since.UTC().Format(time.DateOnly), p.now().Format(time.DateOnly))

@@ -40,7 +40,7 @@ const (
 )
 
 // maxFlows bounds what Flows lists.
-const maxFlows = 100_000
+const maxFlows = relay.MaxFlowSums
 
 // AddFlows implements relay.EgressStore. The sums go in by the order of their key,
 // which is the order of the rows on the disk.
