@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime/debug"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -163,6 +164,7 @@ func (w *wrapper) lines() func(int) []protocol.Line {
 // start starts everything but the app.
 func (w *wrapper) start(ctx context.Context) {
 	w.bridges = ctx
+	w.running.Go(func() { tidyUp(ctx) })
 	if w.doctor != nil {
 		watch, stop := context.WithCancel(ctx)
 		watched := make(chan struct{})
@@ -183,6 +185,19 @@ func (w *wrapper) start(ctx context.Context) {
 		}
 	})
 	w.running.Go(func() { w.reporter.Run(ctx) })
+}
+
+// tidyAfter is when the start is over, whose garbage would lie around for minutes: the
+// system's root certificates, the first looks of the doctor, what the app wrote at once.
+const tidyAfter = 10 * time.Second
+
+// tidyUp gives what the start took back to the system, once: dynos are small.
+func tidyUp(ctx context.Context) {
+	select {
+	case <-time.After(tidyAfter):
+		debug.FreeOSMemory()
+	case <-ctx.Done():
+	}
 }
 
 // started, exited and child are the app's process as run and the doctor see it.
