@@ -102,7 +102,7 @@ func dialTCP(ctx context.Context, a netip.AddrPort) (net.Conn, error) {
 	d := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{
 		Enable: true, Idle: 45 * time.Second, Interval: 15 * time.Second, Count: 5,
 	}}
-	conn, err := d.DialTCP(ctx, "tcp", netip.AddrPort{}, a)
+	conn, err := d.DialContext(ctx, "tcp", a.String())
 	if err != nil {
 		return nil, err
 	}
