@@ -312,3 +312,37 @@ func TestATextThatChangesNoCallsNeedsNoCanary(t *testing.T) {
 		}
 	}
 }
+
+// An agent takes no policy whose serial is not above its own. So whatever ends a canary
+// gives every instance that had it a later one.
+func TestTheEndOfACanaryIsNewsForItsInstances(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]func(b *bench){
+		"rollback": func(b *bench) {
+			if _, err := b.Rollback(t.Context(), "tok_1 admin", api.RollbackRequest{}); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"promotion": func(b *bench) {
+			if _, err := b.Promote(t.Context(), "tok_1 admin"); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		b := newBench(t, nil)
+		b.apply(text("", "https://api.a.test"))
+		b.apply(text(rollout("20%", "10m", "2x"), "https://api.b.test"))
+		before := map[string]int64{}
+		for n := range 100 {
+			instance := fmt.Sprintf("web.%d", n)
+			before[instance] = b.Of("shop", instance).Policy().Serial
+		}
+		end(b)
+		for instance, serial := range before {
+			if now := b.Of("shop", instance).Policy(); now.Serial <= serial {
+				t.Errorf("%s: %s has serial %d after %d", name, instance, now.Serial, serial)
+				break
+			}
+		}
+	}
+}

@@ -78,7 +78,9 @@ type table struct {
 	entries shelf[*entry]
 }
 
-// newTable takes over from old the entries of apps that nothing has changed for.
+// newTable takes over from old the entries of apps that nothing has changed for. When a
+// canary begins or ends nothing is taken over: instances change between the two tables,
+// and an agent takes no policy whose serial is not above its own.
 func newTable(e *edition, s, old *state) *table {
 	t := &table{edition: e, serial: s.serial, since: s.since, orders: s.orders, own: s.own}
 	entries := map[relay.AppID]*entry{}
@@ -88,7 +90,7 @@ func newTable(e *edition, s, old *state) *table {
 			entries[app] = t.fresh(app)
 		}
 	}
-	if before := old.tableOf(e); before != nil && slices.Equal(before.own, t.own) {
+	if before := old.tableOf(e); before != nil && old.canary == s.canary && slices.Equal(before.own, t.own) {
 		for app, kept := range before.entries.all() {
 			if slices.EqualFunc(kept.orders, concerning(t.orders, app), sameOrder) {
 				entries[app] = kept
