@@ -158,8 +158,8 @@ func readableAuth(value string) bool {
 	if !strings.EqualFold(scheme, "basic") {
 		return scheme != ""
 	}
-	plain, err := base64.StdEncoding.DecodeString(strings.TrimSpace(rest))
-	return err == nil && bytes.IndexByte(plain, ':') >= 0
+	_, err := base64.StdEncoding.DecodeString(strings.TrimSpace(rest))
+	return err == nil
 }
 
 // validTrace is value when it is a traceparent of W3C Trace Context, version 00.

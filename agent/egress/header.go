@@ -35,7 +35,11 @@ func forUs(name string) bool {
 // cannot tell for us: Proxy-Status would be read as ours, Alt-Svc leads past this way.
 func cleanAnswer(resp *http.Response) error {
 	if !routeOf(resp.Request.Context()).direct {
-		return nil // the relay has done so
+		if resp.Close && resp.Request.ContentLength != 0 {
+			// The relay wants no more of the upload, and takes nothing after it.
+			resp.Header.Set("Connection", "close")
+		}
+		return nil // the relay has done the rest
 	}
 	for name := range resp.Header {
 		lower := strings.ToLower(name)

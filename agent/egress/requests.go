@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/posternhq/postern/protocol"
+	"github.com/posternhq/postern/protocol/outbound"
 	"github.com/posternhq/postern/protocol/policy"
 )
 
@@ -120,6 +121,14 @@ func (q *requests) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			panic(why)
 		}
 	}()
+	// An answer may come before the end of the upload. Without this the server would
+	// first read the rest, and cut the answer off.
+	http.NewResponseController(w).EnableFullDuplex()
+	if len(r.TransferEncoding) > 0 {
+		// With a Content-Length besides, which the server has dropped, it may be an
+		// attempt at smuggling: nothing that follows is believed (RFC 9112, section 6.1).
+		w.Header().Set("Connection", "close")
+	}
 	switch {
 	case r.ProtoMajor != 1:
 		(&headError{status: http.StatusBadRequest, message: "this proxy speaks HTTP/1.1"}).writeTo(w)
@@ -204,7 +213,40 @@ func (q *requests) request(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithCancel(context.WithValue(r.Context(), routeKey{}, t))
 	defer cancel()
-	q.forward.ServeHTTP(w, r.WithContext(ctx))
+	r = r.WithContext(ctx)
+	if r.Body != http.NoBody {
+		body := &watchedBody{ReadCloser: r.Body}
+		r.Body = body
+		defer func() {
+			if !body.ended.Load() {
+				outbound.Drain(w, body.ReadCloser)
+			}
+		}()
+	}
+	q.forward.ServeHTTP(w, r)
+}
+
+// watchedBody knows whether it was read to its end. What is left may be read after its
+// Close, which is the server's business.
+type watchedBody struct {
+	io.ReadCloser
+	ended, over atomic.Bool
+}
+
+func (b *watchedBody) Read(p []byte) (int, error) {
+	if b.over.Load() {
+		return 0, http.ErrBodyReadAfterClose
+	}
+	n, err := b.ReadCloser.Read(p)
+	if err == io.EOF {
+		b.ended.Store(true)
+	}
+	return n, err
+}
+
+func (b *watchedBody) Close() error {
+	b.over.Store(true)
+	return nil
 }
 
 // refuse answers a request that was decided here.

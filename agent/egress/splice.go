@@ -52,9 +52,9 @@ func (sp *splice) upwards() {
 			continue
 		}
 		returnBuffer(buf)
+		sp.ended.Store(true)
 		if err == io.EOF && !sp.broken.Load() {
 			sp.app.read.Store(true)
-			sp.ended.Store(true)
 			sp.stream.CloseWrite()
 			return
 		}
@@ -88,6 +88,10 @@ func (sp *splice) downwards() {
 		}
 		if _, failed := sp.app.Write(buf[:n]); failed != nil {
 			sp.broken.Store(true)
+			if sp.ended.Load() {
+				sp.stream.Reset(protocol.CodeReset)
+				return
+			}
 			if _, err = io.Copy(io.Discard, sp.stream); err == nil {
 				return
 			}

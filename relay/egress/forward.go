@@ -5,7 +5,9 @@ import (
 	"crypto/tls"
 	"io"
 	"net"
+	"net/http"
 	"net/http/httptrace"
+	"sync/atomic"
 	"time"
 
 	"github.com/posternhq/postern/protocol"
@@ -49,12 +51,20 @@ func (f *forward) tlsDone() {
 
 // upload counts what an app sends, and keeps to its limits.
 type upload struct {
-	io.ReadCloser
-	call *call
+	body  io.Reader // the server's, which closes it
+	call  *call
+	ended atomic.Bool // read to its end
+	over  atomic.Bool // closed
 }
 
 func (u *upload) Read(p []byte) (int, error) {
-	n, err := u.ReadCloser.Read(p)
+	if u.over.Load() {
+		return 0, http.ErrBodyReadAfterClose
+	}
+	n, err := u.body.Read(p)
+	if err == io.EOF {
+		u.ended.Store(true)
+	}
 	if n > 0 {
 		if r := u.call.lease.upload(n); r != nil {
 			return 0, r
@@ -62,6 +72,13 @@ func (u *upload) Read(p []byte) (int, error) {
 		u.call.up.Add(int64(n))
 	}
 	return n, err
+}
+
+// Close implements io.Closer. What is left of the body may still be read; see
+// outbound.Drain.
+func (u *upload) Close() error {
+	u.over.Store(true)
+	return nil
 }
 
 // download counts what comes back.

@@ -138,11 +138,21 @@ func (e *Egress) answer(w http.ResponseWriter, r *http.Request) {
 	}
 	f, refused := e.judgeRequest(ctx, c, r)
 	if refused != nil {
+		if r.Body != http.NoBody {
+			w.Header().Set("Connection", "close")
+			defer outbound.Drain(w, r.Body)
+		}
 		e.refuse(w, c, refused)
 		return
 	}
-	if r.Body != nil && r.Body != http.NoBody {
-		r.Body = &upload{ReadCloser: r.Body, call: c}
+	if r.Body != http.NoBody {
+		body := &upload{body: r.Body, call: c}
+		r.Body = body
+		defer func() {
+			if !body.ended.Load() {
+				outbound.Drain(w, body.body)
+			}
+		}()
 	}
 	e.proxy.ServeHTTP(w, r.WithContext(context.WithValue(ctx, forwardKey{}, f)))
 }
@@ -299,6 +309,7 @@ func (e *Egress) modifyAnswer(resp *http.Response) error {
 	c.edit(func(f *protocol.Flow) { f.Status = resp.StatusCode })
 	c.settle()
 	cleanAnswer(resp.Header)
+	resp.Header.Set("Proxy-Status", e.cfg.Pseudonym) // RFC 9209: this answer came by us
 	addVia(resp.Header, e.cfg.Pseudonym)
 	if conn, ok := resp.Body.(upgradedConn); ok && resp.StatusCode == http.StatusSwitchingProtocols {
 		resp.Body = &upgraded{upgradedConn: conn, call: c}
@@ -318,6 +329,9 @@ func (e *Egress) proxyError(w http.ResponseWriter, r *http.Request, err error) {
 		panic(http.ErrAbortHandler) // the client left
 	default:
 		refused = requestRefusal(err)
+	}
+	if body, ok := r.Body.(*upload); ok && !body.ended.Load() {
+		w.Header().Set("Connection", "close")
 	}
 	e.refuse(w, c, refused)
 }

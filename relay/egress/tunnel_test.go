@@ -389,6 +389,9 @@ func TestADestinationThatBreaksOffResetsTheStream(t *testing.T) {
 	r, d, addr := tcpRig(t, nil)
 	s := r.open(addr, protocol.EgressOpen{})
 	conn := d.next(t)
+	if err := s.AwaitReply(t.Context()); err != nil { // before that it is a dial that failed
+		t.Fatal(err)
+	}
 	conn.(*net.TCPConn).SetLinger(0)
 	conn.Close()
 	if _, err := s.Read(make([]byte, 1)); protocol.CodeOf(err) != protocol.CodeReset {

@@ -1,0 +1,6 @@
+//go:build race
+
+package egress
+
+// raced is set when the race detector looks on.
+const raced = true
