@@ -17,12 +17,13 @@ MODULES := . e2e deploy/examples/go
 # What tests call besides Go: ip for network namespaces, a C compiler for the
 # race detector, strace to make a disk fail, curl and bash to run exports,
 # shellcheck and systemd-analyze for what is in deploy/, the languages of the
-# example apps.
-PACKAGES := iproute2 gcc libc6-dev strace curl shellcheck systemd python3 python3-flask gunicorn ruby ruby-rack puma socat
+# example apps, the clients that apps call the outside with.
+PACKAGES := iproute2 gcc libc6-dev strace curl shellcheck systemd python3 python3-flask gunicorn ruby ruby-rack puma socat \
+            git default-jdk-headless python3-requests
 # Servers that stand in front of a relay. Where systemd runs, installing them would
 # start them.
 ifeq ($(wildcard /run/systemd/system),)
-PACKAGES += nginx-light caddy
+PACKAGES += nginx-light caddy postgresql
 endif
 
 FUZZTIME ?= 20s
@@ -116,7 +117,8 @@ static: # the binaries need no C library, and the product builds where there is 
 unit: ## unit tests, with the race detector where there is a C compiler
 	@echo "== unit tests"
 	@if command -v "$$(go env CC)" >/dev/null; then \
-		CGO_ENABLED=1 go test -race ./...; \
+		CGO_ENABLED=1 go test -race ./... && \
+		go test -run TestAQuotaIsSharedFairly ./relay/egress; \
 	else \
 		echo "no C compiler, so without the race detector"; \
 		go test ./...; \

@@ -19,6 +19,11 @@ type load struct {
 	Addr string // where to connect to
 	Host string // the Host header
 
+	// Tunnel, when set, is where Addr, a proxy, is asked to open a tunnel to; the
+	// requests go through that. Fresh makes a new connection for every request.
+	Tunnel string
+	Fresh  bool
+
 	Conns  int
 	Method string
 	Path   string
@@ -232,6 +237,9 @@ func (w *worker) once() error {
 			w.g.moved.Do(func() { close(w.g.moving) })
 		}
 	}
+	if w.g.load.Fresh {
+		w.disconnect()
+	}
 	return nil
 }
 
@@ -317,6 +325,11 @@ func (w *worker) connect() error {
 	}
 	if err := conn.SetDeadline(w.g.limit); err != nil {
 		return errors.Join(err, conn.Close())
+	}
+	if to := w.g.load.Tunnel; to != "" {
+		if err := openTunnel(conn, to); err != nil {
+			return errors.Join(err, conn.Close())
+		}
 	}
 	size := smallBuffer
 	if w.g.load.WantBytes > smallBuffer {

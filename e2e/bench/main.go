@@ -22,11 +22,17 @@
 // must be on a disk; the report says on which file system it was. The store with
 // a million events is made of copies of one that the relay itself has stored.
 //
+// The outbound calls (-only connect,tunnelbulk,firstbyte) have baselines too: a CONNECT
+// proxy of one hop, made of the standard library; requests of the web that move as much
+// in the same direction through the same relay and agent; and two round trips to the
+// relay and three to the destination, over lines that hold back what they carry.
+//
 // CPU and memory come from /proc, so those measures need Linux.
 //
 //	go run ./bench               five runs, about fifteen minutes
 //	go run ./bench -quick        a smoke run
 //	go run ./bench -only inbox   webhooks: accepting and delivering, about four minutes
+//	go run ./bench -only connect,tunnelbulk,firstbyte   outbound calls
 //	go run ./bench -only small -targets proxy2,postern -cpuprofile /tmp/profiles
 //
 // It exits with 0 also when a bar is missed, 1 when something could not be

@@ -16,9 +16,14 @@ const (
 	groupMemory = "memory" // idle, after load, stalled downloads
 	groupAgents = "agents" // many idle agents
 	groupInbox  = "inbox"  // webhooks: accepting and delivering
+
+	groupConnect   = "connect"    // outbound: new tunnels
+	groupTunnel    = "tunnelbulk" // outbound: throughput of tunnels
+	groupFirstByte = "firstbyte"  // outbound: an HTTPS request from afar
 )
 
-var allGroups = []string{groupSmall, groupMiB, groupBulk, groupMixed, groupMemory, groupAgents, groupInbox}
+var allGroups = []string{groupSmall, groupMiB, groupBulk, groupMixed, groupMemory, groupAgents, groupInbox,
+	groupConnect, groupTunnel, groupFirstByte}
 
 const (
 	mib = 1 << 20
@@ -80,6 +85,9 @@ func measures() []measure {
 		measure{groupInbox, "webhooks accepted and delivered", hops[1:], takeBoth},
 		measure{groupInbox, "webhooks accepted into a full store", hops[1:], takeFlatAccept},
 		measure{groupInbox, "webhooks delivered out of many", hops[1:], takeFlatDelivery},
+		measure{groupConnect, "new tunnels", hops[1:], takeConnects},
+		measure{groupTunnel, "bulk through tunnels", hops[1:], takeTunnelBulk},
+		measure{groupFirstByte, "first byte from afar", hops[1:], takeFirstByte},
 	)
 }
 

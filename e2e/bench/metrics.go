@@ -1,6 +1,9 @@
 package main
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // metric is one row of the report.
 type metric struct {
@@ -33,7 +36,7 @@ func atMost(limit float64, unit string) *bar {
 
 // against is the target whose values this metric's are compared with.
 func (m metric) against() string {
-	if m.group == groupInbox {
+	if slices.Contains([]string{groupInbox, groupConnect, groupTunnel, groupFirstByte}, m.group) {
 		return targetBaseline
 	}
 	return targetProxy2
@@ -64,7 +67,7 @@ func metrics(sizes inboxSizes) []metric {
 		)
 	}
 	all = append(all, memoryMetrics()...)
-	return append(all, inboxMetrics(sizes)...)
+	return append(append(all, inboxMetrics(sizes)...), egressMetrics()...)
 }
 
 // inboxMetrics each have a baseline of their own, which their title names behind

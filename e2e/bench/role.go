@@ -25,6 +25,10 @@ const (
 	roleHooks   = "hooks"   // serves newHookApp, prints its address
 	roleEmpty   = "empty"   // serves emptyHandler, prints its address
 	roleCommits = "commits" // reads a commitLoad, prints its loadResult
+
+	roleConnect = "connect" // serves connectProxy, prints its address
+	roleLine    = "line"    // serves a delayLine of args, prints its address
+	roleSecure  = "secure"  // serves appHandler over TLS, prints its address
 )
 
 // playRole runs the role to its end.
@@ -50,6 +54,12 @@ func playRole(role string, args []string) error {
 		return playServer(ctx, emptyHandler())
 	case role == roleProxy && len(args) == 1:
 		return playServer(ctx, newProxy(args[0]))
+	case role == roleConnect:
+		return playServer(ctx, connectProxy())
+	case role == roleLine && len(args) == 3:
+		return playLine(ctx, args)
+	case role == roleSecure:
+		return playSecure(ctx)
 	}
 	return fmt.Errorf("no such role: %s %q", role, args)
 }

@@ -10,6 +10,8 @@
 //	Process.Tree, SignalEach, KillTree             what a platform does to a container
 //	Relay.Client, Relay.Dial                       the outside, above and below HTTP
 //	Serve, ServeRaw                                the app, in this process
+//	ServeDNS                                       a name server that remembers what it is asked
+//	Relay.AwaitPolicy, Flows, Rewrite              calls to the outside
 //
 // Apps are handlers in the test's own process, so that a test sees what arrived
 // without asking. Where a real process is wanted, behind postern run, AppCommand
