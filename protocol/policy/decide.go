@@ -203,7 +203,9 @@ func (c *Compiled) looked(d Decision, t Target) Decision {
 
 // CheckAddr says whether the address of a target may be dialed: one of those that its
 // name was looked up to, or itself. In this order: emergency denies, deny lines, the
-// relay's own addresses, holes, the classes of addresses (Class). The mode does not
+// relay's own addresses, holes, the classes of addresses (Class). An address of the
+// relay's own is let through by a hole for that very address only: a hole for a whole
+// network is not meant for the relay in it. The mode does not
 // matter. A mapped address is judged, and to be dialed, as IPv4.
 func (c *Compiled) CheckAddr(t Target, a netip.Addr, now time.Time) Decision {
 	a = a.Unmap()
@@ -216,10 +218,11 @@ func (c *Compiled) CheckAddr(t Target, a netip.Addr, now time.Time) Decision {
 		d.Cause = Prohibited
 		return d
 	}
-	if c.own[bare] {
+	hole := c.hole(a, t.Port, c.own[bare])
+	if c.own[bare] && hole == nil {
 		return Decision{Cause: Loop, Where: "addresses", Reason: a.String() + " is the relay itself"}
 	}
-	if hole := c.hole(a, t.Port); hole != nil {
+	if hole != nil {
 		// What a hole leads to behind a translator has to be allowed as well.
 		if inner := embedded(a); inner.IsValid() {
 			if d := c.CheckAddr(t, inner, now); !d.Allow {
@@ -238,9 +241,12 @@ func (c *Compiled) CheckAddr(t Target, a netip.Addr, now time.Time) Decision {
 	return Decision{Allow: true, Where: "addresses", Reason: "a public address"}
 }
 
-// hole is the first hole with the address and port.
-func (c *Compiled) hole(a netip.Addr, port uint16) *Hole {
+// hole is the first hole with the address and port; with exact, for that address only.
+func (c *Compiled) hole(a netip.Addr, port uint16, exact bool) *Hole {
 	i := c.holes.find(a, func(i int32) bool {
+		if exact && !c.policy.Holes[i].Range.IsSingleIP() {
+			return false
+		}
 		for _, p := range c.policy.Holes[i].Ports {
 			if p == port {
 				return true

@@ -370,3 +370,29 @@ func TestCheckAddr(t *testing.T) {
 		t.Error("no address may be dialed")
 	}
 }
+
+// A database beside the relay, at its own private address, is let through by a hole
+// for that address, whichever holes there are besides.
+func TestAHoleForTheRelaysOwnAddress(t *testing.T) {
+	own := netip.MustParseAddr("10.1.2.9")
+	wide := policy.Hole{Where: "wide", Range: netip.MustParsePrefix("10.0.0.0/8"), Ports: []uint16{5432}}
+	exact := policy.Hole{Where: "exact", Range: netip.PrefixFrom(own, 32), Ports: []uint16{5432}}
+	for _, test := range []struct {
+		holes []policy.Hole
+		port  uint16
+		cause policy.Cause
+	}{
+		{nil, 5432, policy.Loop},
+		{[]policy.Hole{wide}, 5432, policy.Loop},
+		{[]policy.Hole{exact}, 5432, ""},
+		{[]policy.Hole{wide, exact}, 5432, ""},
+		{[]policy.Hole{exact, wide}, 5432, ""},
+		{[]policy.Hole{exact}, 8080, policy.Loop},
+	} {
+		c := policy.Compile(&policy.Policy{Mode: policy.Open, Declared: true, Own: []netip.Addr{own}, Holes: test.holes})
+		target := policy.Target{Form: policy.Tunnel, Host: "db.test", Port: test.port}
+		if d := c.CheckAddr(target, own, time.Now()); d.Cause != test.cause || d.Allow != (test.cause == "") {
+			t.Errorf("%v port %d: %+v", test.holes, test.port, d)
+		}
+	}
+}
