@@ -20,8 +20,8 @@ MODULES := . e2e deploy/examples/go
 # example apps, the clients that apps call the outside with.
 PACKAGES := iproute2 gcc libc6-dev strace curl shellcheck systemd python3 python3-flask gunicorn ruby ruby-rack puma socat \
             git default-jdk-headless python3-requests
-# Servers that stand in front of a relay. Where systemd runs, installing them would
-# start them.
+# Servers that stand in front of a relay, or that apps call through it. Where systemd
+# runs, installing them would start them.
 ifeq ($(wildcard /run/systemd/system),)
 PACKAGES += nginx-light caddy postgresql
 endif

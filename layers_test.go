@@ -88,7 +88,7 @@ var rows = []row{
 	{pkg: "cmd/postern", may: []string{"agent", "agent/*", "protocol", "protocol/api"}},
 	{pkg: "cmd/postern-relay", may: []string{"protocol", "relay", "relay/*"}},
 	{pkg: "deploy/demo", outside: []string{"golang.org/x/net/dns/dnsmessage"}}, // it drives the two binaries as anybody would
-	{pkg: "."},           // this test
+	{pkg: "."}, // this test
 }
 
 // kept is what must never be linked into a binary, however far down.

@@ -104,7 +104,9 @@ func (d *demo) callStranger(ctx context.Context) (string, error) {
 	if status == http.StatusOK {
 		return "", errors.New("it was let through")
 	}
-	var refusal struct{ Error struct{ Message, Suggestion string } }
+	var refusal struct {
+		Error struct{ Message, Suggestion string }
+	}
 	if err := json.Unmarshal(body, &refusal); err != nil || refusal.Error.Message == "" {
 		return "", fmt.Errorf("the refusal says nothing: %d, %.200s", status, body)
 	}
