@@ -195,7 +195,7 @@ func (q *requests) request(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	f := p.newFlow(&call{from: "http", target: target, trace: validTrace(r.Header.Get("Traceparent"))})
-	raw := rawTarget(r.RequestURI)
+	raw := policy.RawTarget(r.RequestURI)
 	f.Method = r.Method
 	f.Path, _, _ = strings.Cut(raw, "?")
 	t := &route{call: policy.Call{Target: target, Method: r.Method, Path: f.Path}, url: u, raw: raw, flow: f, snap: p.snapshot.Load()}

@@ -138,6 +138,17 @@ func (f *callFlags) api() (*apiClient, error) {
 	return client, err
 }
 
+// parseAlone is parse of a verb that takes no arguments, and the way to the relay.
+func (f *callFlags) parseAlone(c *console, args []string) (*apiClient, error) {
+	if err := f.parse(c.out, args); err != nil {
+		return nil, err
+	}
+	if err := f.none(); err != nil {
+		return nil, err
+	}
+	return f.api()
+}
+
 // administrator adds to a refusal that the call takes a token of an administrator,
 // when that is what is missing.
 func (c *apiClient) administrator(err error) error {

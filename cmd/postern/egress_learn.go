@@ -29,13 +29,7 @@ func learnCalls(ctx context.Context, c *console, v eventVerb, args []string) (in
 	f := newCallFlags(v)
 	since := f.moment(c, "since", "from the calls since `TIME`: 7d, 2026-11-21; default 7d")
 	f.asJSON("print the rules, and the YAML, as the API has them")
-	if err := f.parse(c.out, args); err != nil {
-		return exitUsage, err
-	}
-	if err := f.none(); err != nil {
-		return exitUsage, err
-	}
-	client, err := f.api()
+	client, err := f.parseAlone(c, args)
 	if err != nil {
 		return exitUsage, err
 	}

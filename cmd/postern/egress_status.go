@@ -24,13 +24,7 @@ that does not add up. The warnings are about lines and exceptions that end soon,
 func showEgressStatus(ctx context.Context, c *console, v eventVerb, args []string) (int, error) {
 	f := newCallFlags(v)
 	f.asJSON("print it as the API has it")
-	if err := f.parse(c.out, args); err != nil {
-		return exitUsage, err
-	}
-	if err := f.none(); err != nil {
-		return exitUsage, err
-	}
-	client, err := f.api()
+	client, err := f.parseAlone(c, args)
 	if err != nil {
 		return exitUsage, err
 	}

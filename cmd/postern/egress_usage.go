@@ -25,13 +25,7 @@ func showUsage(ctx context.Context, c *console, v eventVerb, args []string) (int
 	f := newCallFlags(v)
 	since := f.moment(c, "since", "calls since `TIME`: 24h, 7d, 2026-11-21; default 24h")
 	f.asJSON("print it as the API has it")
-	if err := f.parse(c.out, args); err != nil {
-		return exitUsage, err
-	}
-	if err := f.none(); err != nil {
-		return exitUsage, err
-	}
-	client, err := f.api()
+	client, err := f.parseAlone(c, args)
 	if err != nil {
 		return exitUsage, err
 	}

@@ -70,13 +70,7 @@ func listVersions(ctx context.Context, c *console, v eventVerb, args []string) (
 	f := newManifestFlags(v)
 	limit := f.number("limit", fmt.Sprintf("at most `N` versions; default %d", versionsDefault), 1, versionsMost)
 	f.asJSON("print a JSON array, as the API has it")
-	if err := f.parse(c.out, args); err != nil {
-		return exitUsage, err
-	}
-	if err := f.none(); err != nil {
-		return exitUsage, err
-	}
-	client, err := f.api()
+	client, err := f.parseAlone(c, args)
 	if err != nil {
 		return exitUsage, err
 	}
@@ -168,13 +162,7 @@ func rollBack(ctx context.Context, c *console, v eventVerb, args []string) (int,
 func promote(ctx context.Context, c *console, v eventVerb, args []string) (int, error) {
 	f := newManifestFlags(v)
 	f.asJSON("print the version that runs now as the API has it")
-	if err := f.parse(c.out, args); err != nil {
-		return exitUsage, err
-	}
-	if err := f.none(); err != nil {
-		return exitUsage, err
-	}
-	client, err := f.api()
+	client, err := f.parseAlone(c, args)
 	if err != nil {
 		return exitUsage, err
 	}

@@ -7,45 +7,6 @@ import (
 	"strings"
 )
 
-// cleanRequest drops from an app's request what is not for its destination: what
-// belongs to the connection, what proxies tell each other, and what a client might
-// command us with. httputil.ReverseProxy does the rest (RFC 9110, section 7.6.1).
-func cleanRequest(h http.Header) {
-	for name := range h {
-		if forUs(strings.ToLower(name)) {
-			delete(h, name)
-		}
-	}
-	// Only WebSocket is let through: h2c would carry requests that nobody judges
-	// (RFC 9110, section 7.8: a proxy may ignore Upgrade).
-	if up := h["Upgrade"]; len(up) > 0 && (len(up) != 1 || !strings.EqualFold(strings.TrimSpace(up[0]), "websocket")) {
-		delete(h, "Upgrade")
-	}
-	delete(h, "Http2-Settings")
-}
-
-// forUs reports whether a header line of this name, in lower case, ends here.
-func forUs(name string) bool {
-	for _, prefix := range []string{"proxy-", "x-forwarded-", "x-relay-", "postern-"} {
-		if strings.HasPrefix(name, prefix) {
-			return true
-		}
-	}
-	return name == "forwarded" || strings.HasPrefix(name, "x-upstream-") && strings.HasSuffix(name, "-proxy")
-}
-
-// cleanAnswer drops from an answer what its destination cannot tell for us.
-func cleanAnswer(h http.Header) {
-	for name := range h {
-		lower := strings.ToLower(name)
-		// Proxy-Status would be read as ours (RFC 9209, section 2); Alt-Svc leads past
-		// this way, over UDP.
-		if strings.HasPrefix(lower, "proxy-") || lower == "alt-svc" {
-			delete(h, name)
-		}
-	}
-}
-
 // passedBy reports whether a message has been here before, by its Via lines
 // (RFC 9110, section 7.6.3).
 func passedBy(h http.Header, pseudonym string) bool {

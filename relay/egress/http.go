@@ -193,7 +193,7 @@ func (e *Egress) judgeRequest(ctx context.Context, c *call, r *http.Request) (*f
 	if err != nil {
 		return bad(err.Error())
 	}
-	cleanRequest(r.Header)
+	policy.CleanRequest(r.Header)
 	parent := keepTrace(r.Header)
 	c.edit(func(f *protocol.Flow) { f.Traceparent = parent })
 	if passedBy(r.Header, e.cfg.Pseudonym) {
@@ -235,23 +235,9 @@ func (e *Egress) judgePort(c *call, t policy.Target) *policy.Refusal {
 // maxMethod is the longest method in bytes.
 const maxMethod = 32
 
-// rawTarget is the path and query of an absolute URL as the client spelled them, "/"
-// when there is no path.
-func rawTarget(absolute string) string {
-	_, rest, _ := strings.Cut(absolute, "://")
-	i := strings.IndexAny(rest, "/?")
-	switch {
-	case i < 0:
-		return "/"
-	case rest[i] == '?':
-		return "/" + rest[i:]
-	}
-	return rest[i:]
-}
-
-// rawPath is rawTarget without the query.
+// rawPath is policy.RawTarget without the query.
 func rawPath(absolute string) string {
-	path, _, _ := strings.Cut(rawTarget(absolute), "?")
+	path, _, _ := strings.Cut(policy.RawTarget(absolute), "?")
 	return path
 }
 
@@ -279,7 +265,7 @@ func (e *Egress) rewrite(p *httputil.ProxyRequest) {
 	}
 	// As the client spelled it. What begins with two slashes net/http would take for a
 	// host; it is spelled so that package url leaves it alone.
-	if raw := rawTarget(p.In.RequestURI); !strings.HasPrefix(raw, "//") {
+	if raw := policy.RawTarget(p.In.RequestURI); !strings.HasPrefix(raw, "//") {
 		p.Out.URL.Opaque = raw
 	} else {
 		path, _, _ := strings.Cut(raw, "?")
@@ -308,7 +294,7 @@ func (e *Egress) modifyAnswer(resp *http.Response) error {
 	c := forwardedOf(resp.Request.Context()).call
 	c.edit(func(f *protocol.Flow) { f.Status = resp.StatusCode })
 	c.settle()
-	cleanAnswer(resp.Header)
+	policy.CleanAnswer(resp.Header)
 	resp.Header.Set("Proxy-Status", e.cfg.Pseudonym) // RFC 9209: this answer came by us
 	addVia(resp.Header, e.cfg.Pseudonym)
 	if conn, ok := resp.Body.(upgradedConn); ok && resp.StatusCode == http.StatusSwitchingProtocols {
