@@ -92,6 +92,10 @@ func (n *Node) tellPolicy(ctx context.Context, t *tunnel.Tunnel) {
 		if err != nil {
 			return // the session is over, or on its way
 		}
+		if err := s.AwaitReply(ctx); err != nil {
+			s.Close()
+			return // it has no way out beside its app, or has gone
+		}
 		n.policies.Serve(ctx, t.App(), t.Instance(), s)
 		select { // an agent that took nothing for long may recover
 		case <-time.After(tellAgain):
