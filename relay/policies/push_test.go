@@ -466,8 +466,12 @@ func TestEverythingAtOnce(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	})
 	all.Wait()
+	versions, err := b.store.Manifests(t.Context(), 1<<30)
+	if err != nil {
+		t.Fatal(err)
+	}
 	running := 0
-	for _, v := range b.store.versions {
+	for _, v := range versions {
 		if v.Status == "running" {
 			running++
 		}
