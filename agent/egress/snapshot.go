@@ -123,7 +123,7 @@ func (p *Proxy) tell(before *snapshot, next *policy.Policy, ended int) {
 	p.log.Debug("policy in force", "version", next.Version, "serial", next.Serial, "mode", next.Mode, "rules", len(next.Allow))
 	switch {
 	case !next.Declared && (before == nil || before.policy().Declared):
-		p.log.Warn("the manifest says nothing of this app's outbound calls, so all calls through the proxy are refused",
+		p.log.Info("the manifest says nothing of this app's outbound calls, so all calls through the proxy are refused",
 			"app", next.App,
 			"fix", fmt.Sprintf("write in the manifest: apps: {%s: {egress: {mode: report}}}, and then the hosts it may call below egress.allow", next.App),
 			"or", "start it with --no-egress, which leaves its calls alone")
