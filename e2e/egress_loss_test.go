@@ -26,6 +26,9 @@ func TestALostRelayEndsFlowsWithAnErrorAndIsSaidSoAtOnce(t *testing.T) {
 		}
 	}
 	t.Logf("the flows ended %v after the relay", time.Since(killed).Round(time.Millisecond))
+	// The agent notices the end of each of its connections by itself; until then it takes
+	// the tunnel for good.
+	s.agent.Log.Wait(t, wait, 0, 2, "tunnel lost")
 	for range 3 {
 		began := time.Now()
 		_, err := tunnelTo(s.agent.Proxy, streamName+":"+s.tcp, wait)
