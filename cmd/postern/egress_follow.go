@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"math/rand/v2"
 	"net/http"
 	"strings"
 	"time"
@@ -26,34 +25,7 @@ const (
 // follow shows the latest calls, at most limit, and then what comes, until ctx ends,
 // the reader of the lines has gone, or trying again is of no use.
 func (l *callLog) follow(ctx context.Context, limit int) error {
-	wait := reconnectLeast
-	for {
-		err := l.read(ctx, limit)
-		if ctx.Err() != nil || l.c.out.Err() != nil {
-			return context.Canceled
-		}
-		var refused *refusedError
-		isRefused := errors.As(err, &refused)
-		hopeless := isRefused && (refused.status == http.StatusUnauthorized || refused.status == http.StatusForbidden)
-		if hopeless || !l.opened && !(isRefused && temporary(err)) {
-			return err
-		}
-		if !l.lost && l.c.now().Sub(l.openedAt) > reconnectMost {
-			wait = max(l.retry, reconnectLeast)
-		}
-		if !errors.Is(err, errSilent) && !l.lost {
-			l.lost = true
-			l.c.say("lost the relay (%v); trying again", firstLine(err))
-		}
-		pause := wait/2 + rand.N(wait)
-		if isRefused {
-			pause = max(pause, refused.retryAfter)
-		}
-		if l.wait(ctx, pause) != nil {
-			return context.Canceled
-		}
-		wait = min(wait*2, reconnectMost)
-	}
+	return l.keep(ctx, func(ctx context.Context) error { return l.read(ctx, limit) }, nil)
 }
 
 // read opens the stream, shows what was before it, and then what it brings. In this
@@ -72,12 +44,9 @@ func (l *callLog) read(ctx context.Context, limit int) error {
 	if err := l.catchUp(ctx, limit); err != nil {
 		return err
 	}
-	if l.lost {
-		l.c.say("connected again")
-	} else if !l.opened && l.c.errTerminal {
+	if l.open() && l.c.errTerminal {
 		l.c.say("waiting for calls; Ctrl-C ends")
 	}
-	l.opened, l.openedAt, l.lost = true, l.c.now(), false
 	stream := newSSEReader(&watched{r: res.Body, limit: silence, cut: func() { cancel(errSilent) }}, maxFlowMessage)
 	for {
 		m, err := stream.next()

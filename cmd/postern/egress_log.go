@@ -56,7 +56,7 @@ func showCalls(ctx context.Context, c *console, v eventVerb, args []string) (int
 	if err != nil {
 		return exitUsage, err
 	}
-	l := &callLog{c: c, client: client, verdict: *verdict, target: strings.ToLower(*target), json: *f.json, wait: sleep, seen: map[string]bool{}}
+	l := &callLog{again: again{c: c, wait: sleep}, client: client, verdict: *verdict, target: strings.ToLower(*target), json: *f.json, seen: map[string]bool{}}
 	ctx, stop := c.interruptible(ctx)
 	defer stop()
 	if *follow {
@@ -80,22 +80,17 @@ func showCalls(ctx context.Context, c *console, v eventVerb, args []string) (int
 
 // callLog prints calls. One goroutine uses it.
 type callLog struct {
-	c       *console
+	again
 	client  *apiClient
 	verdict string // "" is all
 	target  string // "" is all
 	json    bool
-	wait    func(ctx context.Context, d time.Duration) error
 
 	widths [3]int // of the columns so far
 
 	// Of one that follows, see egress_follow.go.
-	seen     map[string]bool // what was shown, by mark
-	marks    []string        // the same, oldest first
-	retry    time.Duration   // the least wait, when the relay said one
-	lost     bool            // the user was told that the stream broke
-	opened   bool            // it was open once,
-	openedAt time.Time       // the last time then
+	seen  map[string]bool // what was shown, by mark
+	marks []string        // the same, oldest first
 }
 
 // latest asks for the latest calls, at most limit, and puts the oldest first. Of a

@@ -189,7 +189,7 @@ func TestLogGoesOnWhereTheStreamBroke(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &callLog{c: d.console, client: client, wait: func(context.Context, time.Duration) error { return nil }, seen: map[string]bool{}}
+	l := &callLog{again: again{c: d.console, wait: func(context.Context, time.Duration) error { return nil }}, client: client, seen: map[string]bool{}}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- l.follow(ctx, 50) }()
@@ -225,7 +225,7 @@ func TestLogOfARefusedTokenEnds(t *testing.T) {
 
 func TestWhatWasShownIsForgottenInTheEnd(t *testing.T) {
 	d := newDesk()
-	l := &callLog{c: d.console, seen: map[string]bool{}, json: true}
+	l := &callLog{again: again{c: d.console}, seen: map[string]bool{}, json: true}
 	for n := range 3 * maxMarks {
 		f := refusedFlow("flo_"+string(rune('a'+n%26))+strings.Repeat("x", n%97)+time.Duration(n).String(), "a.example:443", 0)
 		l.once(&f)

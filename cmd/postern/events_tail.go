@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"os"
@@ -32,34 +31,22 @@ it. What the local app misses is not sent again.`,
 	run: tailEvents,
 }
 
-// A stream that breaks is opened again, after a wait that doubles from
-// reconnectLeast to reconnectMost and is different for everybody.
-const (
-	reconnectLeast = 500 * time.Millisecond
-	reconnectMost  = 15 * time.Second
-
-	// silence is how long the relay may say nothing; it sends comments to show
-	// that it is there.
-	silence = 90 * time.Second
-)
+// silence is how long the relay may say nothing on a stream; it sends comments to show
+// that it is there.
+const silence = 90 * time.Second
 
 // tail follows the relay's stream.
 type tail struct {
-	c      *console
+	again
 	client *apiClient
 	query  url.Values
 	header http.Header
 	json   bool
 	bodies bool       // with json: headers and bodies too
 	local  *forwarder // nil: nothing is forwarded
-	wait   func(ctx context.Context, d time.Duration) error
 
-	lastID   string
-	retry    time.Duration // the least wait, when the relay said one
-	lost     bool          // the user was told that the stream broke
-	opened   bool          // it was open once,
-	openedAt time.Time     // the last time then
-	working  sync.WaitGroup
+	lastID  string
+	working sync.WaitGroup
 
 	mu     sync.Mutex // guards the fields below, and keeps lines whole
 	widths [3]int     // of the columns so far
@@ -80,7 +67,7 @@ func tailEvents(ctx context.Context, c *console, v eventVerb, args []string) (in
 	if err := f.none(); err != nil {
 		return exitUsage, err
 	}
-	t := &tail{c: c, json: *f.json, bodies: *bodies, query: url.Values{}, header: http.Header{"Accept": {"text/event-stream"}}, wait: sleep}
+	t := &tail{again: again{c: c, wait: sleep}, json: *f.json, bodies: *bodies, query: url.Values{}, header: http.Header{"Accept": {"text/event-stream"}}}
 	for name, value := range map[string]string{"endpoint": *endpoint, "filter": *filter} {
 		if value != "" {
 			t.query.Set(name, value)
@@ -138,42 +125,14 @@ func (t *tail) forwardTo(target, secretEnv string) error {
 // run follows the stream until ctx ends, the reader of the lines has gone, or
 // trying again is of no use.
 func (t *tail) run(ctx context.Context) error {
-	wait := reconnectLeast
-	for {
-		err := t.follow(ctx)
-		if ctx.Err() != nil || t.c.out.Err() != nil {
-			return context.Canceled
-		}
-		var refused *refusedError
-		isRefused := errors.As(err, &refused)
-		if isRefused && refused.reason == "event_gone" && t.lastID != "" {
+	return t.keep(ctx, t.follow, func(refused *refusedError) bool {
+		gone := refused.reason == "event_gone" && t.lastID != ""
+		if gone {
 			t.lastID = ""
 			t.c.say("too much time has passed to go on where it broke; postern events list has what was missed")
-			continue
 		}
-		// Behind a relay that starts anew there may be a proxy that says 404
-		// for a while; a token that is refused will be refused.
-		hopeless := isRefused && (refused.status == http.StatusUnauthorized || refused.status == http.StatusForbidden)
-		if hopeless || !t.opened && !(isRefused && temporary(err)) {
-			return err
-		}
-		// One that breaks as soon as it is open is not tried without end in haste.
-		if !t.lost && t.c.now().Sub(t.openedAt) > reconnectMost {
-			wait = max(t.retry, reconnectLeast)
-		}
-		if !errors.Is(err, errSilent) && !t.lost {
-			t.lost = true
-			t.c.say("lost the relay (%v); trying again", firstLine(err))
-		}
-		pause := wait/2 + rand.N(wait)
-		if isRefused {
-			pause = max(pause, refused.retryAfter)
-		}
-		if t.wait(ctx, pause) != nil {
-			return context.Canceled
-		}
-		wait = min(wait*2, reconnectMost)
-	}
+		return gone
+	})
 }
 
 // sleep waits for d, or until ctx ends.
@@ -213,12 +172,9 @@ func (t *tail) follow(ctx context.Context) error {
 	if kind, _, _ := strings.Cut(res.Header.Get("Content-Type"), ";"); kind != "text/event-stream" {
 		return t.client.notAnAPI(res, nil)
 	}
-	if t.lost {
-		t.c.say("connected again")
-	} else if !t.opened && t.c.errTerminal {
+	if t.open() && t.c.errTerminal {
 		t.c.say("%s", t.greeting())
 	}
-	t.opened, t.openedAt, t.lost = true, t.c.now(), false
 	stream := newSSEReader(&watched{r: res.Body, limit: silence, cut: func() { cancel(errSilent) }}, maxMessage)
 	stream.lastID = t.lastID
 	for {

@@ -166,10 +166,10 @@ func TestTailSurvivesARestartOfTheRelay(t *testing.T) {
 	})
 	d := newDesk()
 	var waits []time.Duration
-	followed := &tail{c: d.console, header: http.Header{}, query: url.Values{}, wait: func(ctx context.Context, wait time.Duration) error {
+	followed := &tail{header: http.Header{}, query: url.Values{}, again: again{c: d.console, wait: func(ctx context.Context, wait time.Duration) error {
 		waits = append(waits, wait)
 		return ctx.Err()
-	}}
+	}}}
 	var err error
 	if followed.client, err = newEventFlagsParsed(t).apiFor(); err != nil {
 		t.Fatal(err)
@@ -216,7 +216,7 @@ func TestTailAfterALongTime(t *testing.T) {
 		io.WriteString(w, `{"error":{"code":"not_found","reason":"event_gone","message":"gone"}}`)
 	})
 	d := newDesk()
-	followed := &tail{c: d.console, header: http.Header{}, query: url.Values{}, lastID: "evt_0", opened: true, wait: sleep}
+	followed := &tail{again: again{c: d.console, opened: true, wait: sleep}, header: http.Header{}, query: url.Values{}, lastID: "evt_0"}
 	var err error
 	if followed.client, err = newEventFlagsParsed(t).apiFor(); err != nil {
 		t.Fatal(err)

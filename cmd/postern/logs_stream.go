@@ -6,8 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"math/rand/v2"
-	"net/http"
 	"strings"
 	"time"
 
@@ -24,21 +22,16 @@ const maxBoots = 1000
 
 // logReader follows the relay's stream of logs. One goroutine uses it.
 type logReader struct {
-	c        *console
+	again
 	client   *apiClient
 	instance string // "" is all
 	lines    int
 	follow   bool
 	json     bool
-	wait     func(ctx context.Context, d time.Duration) error
 
 	boots    map[string]*bootLog // by boot id and instance
 	colors   map[string]string   // of the instances' names
 	width    int                 // of the widest name so far
-	retry    time.Duration       // the least wait, when the relay said one
-	lost     bool                // the user was told that the stream broke
-	opened   bool                // it was open once,
-	openedAt time.Time           // the last time then
 	readable bool                // some instance was read
 	none     bool                // none is connected, as far as the relay said last
 	done     bool                // the relay said that this was all
@@ -52,7 +45,7 @@ type bootLog struct {
 }
 
 func newLogReader(c *console, client *apiClient, instance string, lines int, follow, asJSON bool) *logReader {
-	return &logReader{c: c, client: client, instance: instance, lines: lines, follow: follow, json: asJSON, wait: sleep,
+	return &logReader{again: again{c: c, wait: sleep}, client: client, instance: instance, lines: lines, follow: follow, json: asJSON,
 		boots: map[string]*bootLog{}, colors: map[string]string{}}
 }
 
@@ -72,34 +65,11 @@ func (r *logReader) run(ctx context.Context) (int, error) {
 		}
 		return exitOK, nil
 	}
-	wait := reconnectLeast
-	for {
-		err := r.read(ctx)
-		if ctx.Err() != nil || r.c.out.Err() != nil {
-			return exitOK, context.Canceled
-		}
-		var refused *refusedError
-		isRefused := errors.As(err, &refused)
-		hopeless := isRefused && (refused.status == http.StatusUnauthorized || refused.status == http.StatusForbidden)
-		if hopeless || !r.opened && !(isRefused && temporary(err)) {
-			return exitFailed, err
-		}
-		if !r.lost && r.c.now().Sub(r.openedAt) > reconnectMost {
-			wait = max(r.retry, reconnectLeast)
-		}
-		if !errors.Is(err, errSilent) && !r.lost {
-			r.lost = true
-			r.c.say("lost the relay (%v); trying again", firstLine(err))
-		}
-		pause := wait/2 + rand.N(wait)
-		if isRefused {
-			pause = max(pause, refused.retryAfter)
-		}
-		if r.wait(ctx, pause) != nil {
-			return exitOK, context.Canceled
-		}
-		wait = min(wait*2, reconnectMost)
+	err := r.keep(ctx, r.read, nil)
+	if errors.Is(err, context.Canceled) {
+		return exitOK, err
 	}
+	return exitFailed, err
 }
 
 // errCut is the end of a stream before the relay said that this was all.
@@ -122,10 +92,7 @@ func (r *logReader) read(ctx context.Context) error {
 	if kind, _, _ := strings.Cut(res.Header.Get("Content-Type"), ";"); kind != "text/event-stream" {
 		return r.client.notAnAPI(res, nil)
 	}
-	if r.lost {
-		r.c.say("connected again")
-	}
-	r.opened, r.openedAt, r.lost = true, r.c.now(), false
+	r.open()
 	for _, b := range r.boots {
 		b.begin = b.last
 	}
