@@ -92,7 +92,7 @@ func (t *directTunnel) run(ctx context.Context) {
 // upwards checks what the app sends first, and passes on that and the rest.
 func (t *directTunnel) upwards(ctx context.Context) {
 	app := &earlyConn{appConn: t.app, early: t.call.early}
-	if need, any := gate(t.decision); any {
+	if need := outbound.NeedOf(t.decision); need != outbound.TLSIgnored {
 		first, err := outbound.ReadFirst(ctx, app, need)
 		if err == nil && first.TLS {
 			t.flow.SNI, t.flow.ECH = first.Hello.SNI, first.Hello.ECH
@@ -109,17 +109,6 @@ func (t *directTunnel) upwards(ctx context.Context) {
 		t.up.Add(int64(len(first.Raw)))
 	}
 	t.pass(t.dest, app, &t.up)
-}
-
-// gate says how the beginning of a tunnel is to be looked at, if at all.
-func gate(d policy.Decision) (need outbound.Need, any bool) {
-	switch {
-	case d.TLS:
-		return outbound.TLSRequired, true
-	case d.SNI == policy.SNIOff, d.Rule != nil && d.Rule.Scheme == policy.TCP:
-		return 0, false
-	}
-	return outbound.TLSOptional, true
 }
 
 // checkHello judges by the policy of this moment.

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -82,25 +81,9 @@ func TestAnEmptyLogSaysSo(t *testing.T) {
 // followingCalls runs postern egress log -f until the test calls stop.
 func (d *desk) followingCalls(t *testing.T, args ...string) (stop func() (int, error)) {
 	t.Helper()
-	type result struct {
-		code int
-		err  error
-	}
-	ended := make(chan result, 1)
-	go func() {
-		code, err := d.verb(t, append([]string{"egress", "log", "-f"}, args...)...)
-		ended <- result{code, err}
-	}()
-	return func() (int, error) {
-		d.interrupts <- os.Interrupt
-		select {
-		case r := <-ended:
-			return r.code, r.err
-		case <-time.After(10 * time.Second):
-			t.Fatal("egress log -f does not end")
-			return 0, nil
-		}
-	}
+	return d.until(t, "egress log -f", func() (int, error) {
+		return d.verb(t, append([]string{"egress", "log", "-f"}, args...)...)
+	})
 }
 
 func TestLogFollows(t *testing.T) {

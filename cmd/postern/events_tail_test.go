@@ -59,13 +59,21 @@ func (r *relayAPI) stream(texts <-chan string) http.HandlerFunc {
 // following runs tail until the test calls stop, which returns how it ended.
 func (d *desk) following(t *testing.T, args ...string) (stop func() (int, error)) {
 	t.Helper()
+	return d.until(t, "tail", func() (int, error) {
+		return d.run(t, append([]string{"tail"}, args...)...)
+	})
+}
+
+// until runs a verb until the test calls stop, which returns how it ended.
+func (d *desk) until(t *testing.T, what string, run func() (int, error)) (stop func() (int, error)) {
+	t.Helper()
 	type result struct {
 		code int
 		err  error
 	}
 	ended := make(chan result, 1)
 	go func() {
-		code, err := d.run(t, append([]string{"tail"}, args...)...)
+		code, err := run()
 		ended <- result{code, err}
 	}()
 	return func() (int, error) {
@@ -74,7 +82,7 @@ func (d *desk) following(t *testing.T, args ...string) (stop func() (int, error)
 		case r := <-ended:
 			return r.code, r.err
 		case <-time.After(10 * time.Second):
-			t.Fatal("tail does not end")
+			t.Fatal(what + " does not end")
 			return 0, nil
 		}
 	}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -53,25 +52,9 @@ func (d *desk) runVerb(t *testing.T, v eventVerb, args ...string) (code int, err
 // followingLogs runs postern logs -f until the test calls stop.
 func (d *desk) followingLogs(t *testing.T, args ...string) (stop func() (int, error)) {
 	t.Helper()
-	type result struct {
-		code int
-		err  error
-	}
-	ended := make(chan result, 1)
-	go func() {
-		code, err := d.runVerb(t, logsVerb, append([]string{"-f"}, args...)...)
-		ended <- result{code, err}
-	}()
-	return func() (int, error) {
-		d.interrupts <- os.Interrupt
-		select {
-		case r := <-ended:
-			return r.code, r.err
-		case <-time.After(10 * time.Second):
-			t.Fatal("logs -f does not end")
-			return 0, nil
-		}
-	}
+	return d.until(t, "logs -f", func() (int, error) {
+		return d.runVerb(t, logsVerb, append([]string{"-f"}, args...)...)
+	})
 }
 
 func sse(kind string, v any) string {

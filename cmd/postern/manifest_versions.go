@@ -65,6 +65,19 @@ func (f *callFlags) version() (int64, error) {
 	return n, nil
 }
 
+// parseVersion is parse of a verb that may name a version, and the way to the relay.
+func (f *callFlags) parseVersion(c *console, args []string) (int64, *apiClient, error) {
+	if err := f.parse(c.out, args); err != nil {
+		return 0, nil, err
+	}
+	n, err := f.version()
+	if err != nil {
+		return 0, nil, err
+	}
+	client, err := f.api()
+	return n, client, err
+}
+
 // listVersions is postern manifest history.
 func listVersions(ctx context.Context, c *console, v eventVerb, args []string) (int, error) {
 	f := newManifestFlags(v)
@@ -106,14 +119,7 @@ func (c *console) versionTable(list []api.ManifestVersion) *table {
 func showVersion(ctx context.Context, c *console, v eventVerb, args []string) (int, error) {
 	f := newManifestFlags(v)
 	f.asJSON("print the version as the API has it, its text in it")
-	if err := f.parse(c.out, args); err != nil {
-		return exitUsage, err
-	}
-	n, err := f.version()
-	if err != nil {
-		return exitUsage, err
-	}
-	client, err := f.api()
+	n, client, err := f.parseVersion(c, args)
 	if err != nil {
 		return exitUsage, err
 	}
@@ -144,14 +150,7 @@ func rollBack(ctx context.Context, c *console, v eventVerb, args []string) (int,
 	f := newManifestFlags(v)
 	note := f.str("note", "why, as a `TEXT` for the history")
 	f.asJSON("print the version that runs now as the API has it")
-	if err := f.parse(c.out, args); err != nil {
-		return exitUsage, err
-	}
-	n, err := f.version()
-	if err != nil {
-		return exitUsage, err
-	}
-	client, err := f.api()
+	n, client, err := f.parseVersion(c, args)
 	if err != nil {
 		return exitUsage, err
 	}

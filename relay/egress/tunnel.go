@@ -79,7 +79,7 @@ func (t *tunnel) serve(ctx context.Context, addr string) {
 	})
 	sp := &splice{c: c, stream: stream, conn: conn}
 	switch {
-	case t.need() == gateOptional:
+	case t.need() == outbound.TLSOptional:
 		// The server may be the first to speak: its bytes do not wait for the client's.
 		sp.gate = func() ([]byte, *policy.Refusal) { return t.first(ctx, outbound.TLSOptional) }
 		c.settle()
@@ -93,32 +93,15 @@ func (t *tunnel) serve(ctx context.Context, addr string) {
 	c.finish(nil)
 }
 
-// gate is what is known beforehand of a tunnel's first bytes.
-type gate int
-
-const (
-	gateNone     gate = iota // whatever they are, nobody looks
-	gateOptional             // TLS, or something else
-	gateRequired             // a TLS hello
-)
-
-func (t *tunnel) need() gate {
-	d := t.call.decision
-	switch {
-	case d.TLS:
-		return gateRequired
-	case d.SNI == policy.SNIOff, d.Rule != nil && d.Rule.Scheme == policy.TCP:
-		return gateNone
-	}
-	return gateOptional
-}
+// need is what is known beforehand of the tunnel's first bytes.
+func (t *tunnel) need() outbound.Need { return outbound.NeedOf(t.call.decision) }
 
 // connect dials and says so in the Reply: what accepts is connected. With a gate it
 // returns the first bytes, checked, that are to be sent before anything else. An app
 // that was told early that it is connected has sent them behind the Open, so they are
 // read while the dial is under way; another one sends them only after the Reply.
 func (t *tunnel) connect(ctx context.Context) ([]byte, *policy.Refusal) {
-	if t.need() != gateRequired {
+	if t.need() != outbound.TLSRequired {
 		return nil, t.dial(ctx)
 	}
 	if !t.early {

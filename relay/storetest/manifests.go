@@ -72,6 +72,11 @@ func manifestTests() []test {
 				f.Fatalf("the second version has the number %d", n)
 			}
 		}},
+	}
+}
+
+func manifestChangeTests() []test {
+	return []test{
 		{"numbers have no gaps, whoever adds at once", func(f *fixture) { f.addManifestsAtOnce(8, 12) }},
 		{"an update changes what becomes of versions, and not what they are", func(f *fixture) {
 			one, two := newManifest("a"), newManifest("b")

@@ -42,7 +42,7 @@ func Run(t *testing.T, open func(t *testing.T) relay.Store) {
 		"retention":  retentionTests(),
 		"replays":    replayTests(),
 		"last words": lastWordsTests(),
-		"manifests":  manifestTests(),
+		"manifests":  append(manifestTests(), manifestChangeTests()...),
 		"orders":     egressOrderTests(),
 		"flows":      flowTests(),
 		"audit":      auditTests(),
